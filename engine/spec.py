@@ -1,0 +1,58 @@
+"""What to learn and how: the Method and Peft unions of a job. Torch-free, shared by api and trainer."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Spec(BaseModel):
+    """A frozen model that refuses unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SftMethod(Spec):
+    """Supervised fine-tuning: next-token cross-entropy on the assistant's tokens only."""
+
+    type: Literal["sft"] = "sft"
+    num_train_epochs: float = Field(3.0, gt=0, le=1000)
+    max_steps: int | None = Field(None, ge=1, le=10_000_000)
+    learning_rate: float = Field(2e-4, gt=0, le=1)
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    per_device_batch_size: int = Field(8, ge=1, le=4096)
+    gradient_accumulation_steps: int = Field(1, ge=1, le=4096)
+    max_length: int = Field(512, ge=8, le=1_048_576)
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    max_grad_norm: float = Field(1.0, gt=0)
+    gradient_checkpointing: bool = False
+
+
+class LoraPeft(Spec):
+    """LoRA (Hu et al. 2021, https://arxiv.org/abs/2106.09685): W + (lora_alpha / r) B A."""
+
+    type: Literal["lora"] = "lora"
+    r: int = Field(16, ge=1, le=4096)
+    lora_alpha: float = Field(32.0, gt=0)
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    use_rslora: bool = False
+
+    @model_validator(mode="after")
+    def _names_modules(self) -> "LoraPeft":
+        if not self.target_modules:
+            raise ValueError('target_modules is empty; name at least one, or use "all-linear"')
+        return self
+
+
+class FullPeft(Spec):
+    """Full fine-tuning: every weight of the base is trained."""
+
+    type: Literal["full"] = "full"
+
+
+Method = Annotated[SftMethod, Field(discriminator="type")]
+Peft = Annotated[LoraPeft | FullPeft, Field(discriminator="type")]
+
+# Which row type a method learns from.
+ROWS_OF_METHOD: dict[str, str] = {"sft": "conversation"}

@@ -1,0 +1,266 @@
+"""The clients' side of the jobs table: submit, look, ask for a change."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from jobs.database import Database
+from jobs.datasets import find_dataset
+from jobs.errors import Conflict, IdempotencyReused, NotFound, QuotaExceeded
+from jobs.events import append_events, list_events, list_metrics
+from jobs.model import (
+    TERMINAL,
+    TRANSITIONS,
+    Checkpoint,
+    Event,
+    Job,
+    JobSpec,
+    NewEvent,
+    Status,
+    Timings,
+    new_id,
+)
+from jobs.pages import Page, newest_first
+from jobs.tables import checkpoints, idempotency_keys, jobs, now
+
+
+@dataclass(frozen=True)
+class Idempotency:
+    """A client's key, and the hash of the body that came with it."""
+
+    key: str
+    body_sha256: str
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The job as first answered; `replayed` is true for a repeated request."""
+
+    job: Job
+    replayed: bool
+
+
+class Board:
+    def __init__(self, database: Database, *, max_live_jobs: int = 1000) -> None:
+        self._db, self._max_live = database, max_live_jobs
+
+    def submit(
+        self,
+        tenant_id: str,
+        spec: JobSpec,
+        *,
+        base_revision: str,
+        queue: str = "default",
+        priority: int = 0,
+        idempotency: Idempotency | None = None,
+    ) -> Submitted:
+        """Queue a job; the same idempotency key gives the same job and the same answer.
+
+        Raises NotFound for the dataset, IdempotencyReused for a key with another body, and
+        QuotaExceeded.
+        """
+        try:
+            with self._db.write() as connection:
+                if idempotency and (found := _answered(connection, tenant_id, idempotency)):
+                    return Submitted(found, replayed=True)
+                job = self._insert(connection, tenant_id, spec, base_revision, queue, priority)
+                if idempotency:
+                    _remember(connection, tenant_id, idempotency, job)
+                return Submitted(job, replayed=False)
+        except sa.exc.IntegrityError:
+            # Somebody with the same key committed first: theirs is the job.
+            assert idempotency is not None, "only the idempotency key is unique here"
+            with self._db.read() as connection:
+                found = _answered(connection, tenant_id, idempotency)
+            assert found is not None, "the row that we collided with is committed"
+            return Submitted(found, replayed=True)
+
+    def _insert(
+        self,
+        connection: sa.Connection,
+        tenant_id: str,
+        spec: JobSpec,
+        base_revision: str,
+        queue: str,
+        priority: int,
+    ) -> Job:
+        find_dataset(connection, tenant_id, spec.dataset, lock=True)
+        live = sa.select(sa.func.count()).where(
+            jobs.c.tenant_id == tenant_id, jobs.c.status.not_in(TERMINAL)
+        )
+        if (connection.scalar(live) or 0) >= self._max_live:
+            raise QuotaExceeded(
+                f"{self._max_live} jobs are queued or running already; wait for one to end."
+            )
+        job_id = new_id("job")
+        values = {
+            "id": job_id,
+            "tenant_id": tenant_id,
+            "status": Status.QUEUED,
+            "queue": queue,
+            "priority": priority,
+            "spec": spec.model_dump(mode="json"),
+            "dataset_id": spec.dataset,
+            "base_revision": base_revision,
+            "attempt": 0,
+            "losses": 0,
+            "event_seq": 0,
+            "progress": {},
+            "created_at": now(),
+        }
+        connection.execute(jobs.insert().values(values))
+        queued = NewEvent(type="state", message="queued", data={"status": Status.QUEUED})
+        append_events(connection, job_id, 0, [queued])
+        return find_job(connection, tenant_id, job_id)
+
+    def get(self, tenant_id: str, job_id: str) -> Job:
+        """Raises NotFound, for a foreign id as for an unknown one."""
+        with self._db.read() as connection:
+            return find_job(connection, tenant_id, job_id)
+
+    def page(
+        self,
+        tenant_id: str,
+        *,
+        status: Status | None = None,
+        after: str | None = None,
+        limit: int = 20,
+    ) -> Page:
+        where = jobs.c.tenant_id == tenant_id
+        if status is not None:
+            where = sa.and_(where, jobs.c.status == status)
+        with self._db.read() as connection:
+            return newest_first(connection, jobs, where, after=after, limit=limit, record=to_job)
+
+    def cancel(self, tenant_id: str, job_id: str) -> Job:
+        """Stop a job: at once where nothing runs it, within a heartbeat where something does.
+
+        Cancelling a cancelled job changes nothing; raises Conflict for one that ended otherwise.
+        """
+        return self._ask(tenant_id, job_id, "cancel", Status.CANCELLED)
+
+    def pause(self, tenant_id: str, job_id: str) -> Job:
+        """Put a job aside, with a checkpoint where it has begun. Raises Conflict when it ended."""
+        return self._ask(tenant_id, job_id, "pause", Status.PAUSED)
+
+    def resume(self, tenant_id: str, job_id: str) -> Job:
+        """Queue a paused job again. Raises Conflict for one that is not paused."""
+        with self._db.write() as connection:
+            job = find_job(connection, tenant_id, job_id, lock=True)
+            if job.status is not Status.PAUSED:
+                raise Conflict(f"Job {job_id} is {job.status}, not paused.")
+            set_status(connection, job, Status.QUEUED, "resumed")
+            return find_job(connection, tenant_id, job_id)
+
+    def _ask(
+        self, tenant_id: str, job_id: str, request: Literal["cancel", "pause"], goal: Status
+    ) -> Job:
+        with self._db.write() as connection:
+            job = find_job(connection, tenant_id, job_id, lock=True)
+            if job.status is goal or job.requested == "cancel":
+                return job
+            if job.status in TERMINAL:
+                raise Conflict(
+                    f"Job {job_id} has {job.status} already; there is nothing to {request}."
+                )
+            if job.status is Status.RUNNING:
+                asked = NewEvent(type="message", message=f"{request} requested")
+                append_events(connection, job_id, job.attempt, [asked], requested=request)
+            else:
+                set_status(connection, job, goal, f"{goal} on request")
+            return find_job(connection, tenant_id, job_id)
+
+    def events(
+        self, tenant_id: str, job_id: str, *, after: int = 0, limit: int = 100
+    ) -> tuple[list[Event], bool]:
+        """Events numbered above `after`, oldest first, and whether more follow."""
+        with self._db.read() as connection:
+            find_job(connection, tenant_id, job_id)
+            return list_events(connection, job_id, after=after, limit=limit)
+
+    def metrics(self, tenant_id: str, job_id: str) -> list[Event]:
+        with self._db.read() as connection:
+            find_job(connection, tenant_id, job_id)
+            return list_metrics(connection, job_id)
+
+    def checkpoints(self, tenant_id: str, job_id: str) -> list[Checkpoint]:
+        query = sa.select(checkpoints).where(checkpoints.c.job_id == job_id)
+        with self._db.read() as connection:
+            find_job(connection, tenant_id, job_id)
+            rows = connection.execute(query.order_by(checkpoints.c.step.desc())).mappings()
+            return [Checkpoint.model_validate(dict(row)) for row in rows]
+
+
+def find_job(connection: sa.Connection, tenant_id: str, job_id: str, *, lock: bool = False) -> Job:
+    query = sa.select(jobs).where(jobs.c.tenant_id == tenant_id, jobs.c.id == job_id)
+    row = connection.execute(query.with_for_update() if lock else query).mappings().first()
+    if row is None:
+        raise NotFound("job", job_id)
+    return to_job(row)
+
+
+def set_status(
+    connection: sa.Connection,
+    job: Job,
+    goal: Status,
+    message: str,
+    *,
+    level: Literal["info", "warn", "error"] = "info",
+    **columns: Any,
+) -> None:
+    """Change a job's status, with its event, in the caller's transaction, which holds the row."""
+    if goal not in TRANSITIONS[job.status]:
+        raise Conflict(f"Job {job.id} is {job.status}; it cannot become {goal}.")
+    columns |= {"status": goal, "requested": None, "lease_owner": None, "lease_expires_at": None}
+    if goal in TERMINAL:
+        columns["finished_at"] = now()
+    event = NewEvent(type="state", message=message, level=level, data={"status": goal})
+    append_events(connection, job.id, job.attempt, [event], **columns)
+
+
+def to_job(row: sa.RowMapping) -> Job:
+    values = {name: row[name] for name in Job.model_fields if name in row}
+    return Job.model_validate(values | {"timings": _timings(row)})
+
+
+def _timings(row: sa.RowMapping) -> Timings:
+    def between(start: str, end: str) -> float | None:
+        if row[start] is None or row[end] is None:
+            return None
+        return round(float(row[end] - row[start]), 3)
+
+    return Timings(
+        queued_s=between("created_at", "started_at"),
+        first_step_s=between("created_at", "first_step_at"),
+        training_s=row["training_s"],
+        total_s=between("created_at", "finished_at"),
+    )
+
+
+def _answered(connection: sa.Connection, tenant_id: str, idempotency: Idempotency) -> Job | None:
+    query = sa.select(idempotency_keys).where(
+        idempotency_keys.c.tenant_id == tenant_id, idempotency_keys.c.key == idempotency.key
+    )
+    row = connection.execute(query).mappings().first()
+    if row is None:
+        return None
+    if row["body_sha256"] != idempotency.body_sha256:
+        raise IdempotencyReused(
+            "This Idempotency-Key was used with another body; send a new key with a new job."
+        )
+    return Job.model_validate(row["answer"])
+
+
+def _remember(
+    connection: sa.Connection, tenant_id: str, idempotency: Idempotency, job: Job
+) -> None:
+    values = {
+        "tenant_id": tenant_id,
+        "key": idempotency.key,
+        "body_sha256": idempotency.body_sha256,
+        "job_id": job.id,
+        "answer": job.model_dump(mode="json"),
+        "created_at": now(),
+    }
+    connection.execute(idempotency_keys.insert().values(values))

@@ -1,0 +1,116 @@
+"""One database, SQLite or PostgreSQL: transactions, migrations, failures by our names."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from jobs.errors import StoreUnavailable
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class Database:
+    """Transactions over one SQLAlchemy engine. `url` is any SQLAlchemy URL of the two dialects."""
+
+    def __init__(self, url: str) -> None:
+        self.url = sa.make_url(url)
+        self.dialect = self.url.get_backend_name()
+        if self.dialect == "sqlite":
+            self.engine = _sqlite(self.url)
+        elif self.dialect == "postgresql":
+            self.engine = _postgresql(self.url)
+        else:
+            raise ValueError(
+                f"database {self.dialect!r} is not supported; use sqlite or postgresql"
+            )
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A transaction that only reads."""
+        with _translated(), self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A transaction that writes; it commits when the block ends without an exception."""
+        with (
+            _translated(),
+            self.engine.connect().execution_options(luthier_write=True) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    def ping(self) -> None:
+        """Raise StoreUnavailable unless the database answers."""
+        with self.read() as connection:
+            connection.execute(sa.text("select 1"))
+
+    def migrate(self) -> None:
+        """Bring the schema to the newest revision; several processes may call it at once."""
+        with self.write() as connection:
+            if self.dialect == "postgresql":
+                connection.execute(sa.text("select pg_advisory_xact_lock(7205759)"))
+            command.upgrade(self._alembic(connection), "head")
+
+    def current(self) -> bool:
+        """True where the schema is at the newest revision."""
+        with self.read() as connection:
+            revision = MigrationContext.configure(connection).get_current_revision()
+        return revision == ScriptDirectory.from_config(self._alembic(None)).get_current_head()
+
+    def _alembic(self, connection: sa.Connection | None) -> Config:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+        config.attributes["connection"] = connection
+        return config
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
+        raise StoreUnavailable(f"The database does not answer: {type(error).__name__}.") from error
+
+
+def _sqlite(url: sa.URL) -> sa.Engine:
+    if url.database and url.database != ":memory:":
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(url, connect_args={"timeout": 30})
+
+    @sa.event.listens_for(engine, "connect")
+    def _connect(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves, below
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        # A writer takes its lock at once: a deferred one may fail midway with "database is locked".
+        write = connection.get_execution_options().get("luthier_write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+def _postgresql(url: sa.URL) -> sa.Engine:
+    if url.get_driver_name() != "psycopg":
+        url = url.set(drivername="postgresql+psycopg")
+    return sa.create_engine(
+        url,
+        pool_pre_ping=True,
+        pool_timeout=2,
+        pool_size=10,
+        max_overflow=20,
+        connect_args={"connect_timeout": 2, "options": "-c statement_timeout=30000"},
+    )

@@ -1,0 +1,64 @@
+"""Dataset rows: what was uploaded, validated and stored."""
+
+import sqlalchemy as sa
+
+from jobs.database import Database
+from jobs.errors import InUse, NotFound
+from jobs.model import TERMINAL, Dataset
+from jobs.pages import Page, newest_first
+from jobs.tables import datasets, jobs, now
+
+
+class Datasets:
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def add(self, dataset: Dataset) -> Dataset:
+        """Make a stored dataset visible. `created_at` is set by the database."""
+        values = dataset.model_dump(mode="json") | {"created_at": now()}
+        query = datasets.insert().values(values).returning(datasets)
+        with self._db.write() as connection:
+            return _dataset(connection.execute(query).mappings().one())
+
+    def get(self, tenant_id: str, dataset_id: str) -> Dataset:
+        """Raises NotFound, for a foreign id as for an unknown one."""
+        with self._db.read() as connection:
+            return find_dataset(connection, tenant_id, dataset_id)
+
+    def page(self, tenant_id: str, *, after: str | None = None, limit: int = 20) -> Page:
+        where = datasets.c.tenant_id == tenant_id
+        with self._db.read() as connection:
+            return newest_first(
+                connection, datasets, where, after=after, limit=limit, record=_dataset
+            )
+
+    def delete(self, tenant_id: str, dataset_id: str) -> None:
+        """Raises NotFound, or InUse while a job that has not ended needs the rows."""
+        live = sa.select(jobs.c.id).where(
+            jobs.c.dataset_id == dataset_id, jobs.c.status.not_in(TERMINAL)
+        )
+        mine = sa.and_(datasets.c.tenant_id == tenant_id, datasets.c.id == dataset_id)
+        with self._db.write() as connection:
+            if connection.scalar(sa.select(datasets.c.id).where(mine).with_for_update()) is None:
+                raise NotFound("dataset", dataset_id)
+            job_id = connection.scalar(live.limit(1))
+            if job_id is not None:
+                raise InUse(f"Job {job_id} still needs dataset {dataset_id}; cancel it first.")
+            connection.execute(datasets.delete().where(mine))
+
+
+def find_dataset(
+    connection: sa.Connection, tenant_id: str, dataset_id: str, *, lock: bool = False
+) -> Dataset:
+    """The tenant's dataset; with `lock` it cannot be deleted before this transaction ends."""
+    query = sa.select(datasets).where(
+        datasets.c.tenant_id == tenant_id, datasets.c.id == dataset_id
+    )
+    row = connection.execute(query.with_for_update(read=True) if lock else query).mappings().first()
+    if row is None:
+        raise NotFound("dataset", dataset_id)
+    return _dataset(row)
+
+
+def _dataset(row: sa.RowMapping) -> Dataset:
+    return Dataset.model_validate(dict(row))

@@ -1,0 +1,288 @@
+"""The workers' side of the jobs table. Every write is fenced by the attempt's number."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobs.adapters import insert_adapter
+from jobs.board import set_status, to_job
+from jobs.database import Database
+from jobs.datasets import find_dataset
+from jobs.errors import LeaseLost
+from jobs.events import append_events
+from jobs.model import (
+    Adapter,
+    Checkpoint,
+    Claim,
+    Directive,
+    Job,
+    JobError,
+    NewEvent,
+    Progress,
+    Status,
+)
+from jobs.tables import adapters, attempts, checkpoints, jobs, now
+
+
+@dataclass(frozen=True)
+class Swept:
+    """Leases that had run out: jobs queued again, and jobs given up."""
+
+    requeued: tuple[str, ...]
+    failed: tuple[str, ...]
+
+
+class Leases:
+    def __init__(self, database: Database, *, lease_s: float, max_attempts: int) -> None:
+        self._db, self._lease_s, self._max_attempts = database, lease_s, max_attempts
+
+    def claim(self, owner: str, queue: str) -> Claim | None:
+        """The best queued job, now ours as a new attempt, or None when there is none.
+
+        Best: highest priority, then the tenant with the fewest running jobs, then the oldest.
+        """
+        rival = jobs.alias("rival")
+        running = (
+            sa.select(sa.func.count())
+            .where(rival.c.tenant_id == jobs.c.tenant_id, rival.c.status == Status.RUNNING)
+            .scalar_subquery()
+        )
+        best = (
+            sa.select(jobs)
+            .where(jobs.c.queue == queue, jobs.c.status == Status.QUEUED)
+            .order_by(jobs.c.priority.desc(), running, jobs.c.created_at, jobs.c.id)
+            .limit(1)
+            .with_for_update(skip_locked=True, of=jobs)
+        )
+        with self._db.write() as connection:
+            row = connection.execute(best).mappings().first()
+            return None if row is None else self._take(connection, to_job(row), owner)
+
+    def _take(self, connection: sa.Connection, job: Job, owner: str) -> Claim:
+        attempt = job.attempt + 1
+        event = NewEvent(
+            type="state",
+            message=f"running, attempt {attempt}",
+            data={"status": Status.RUNNING, "attempt": attempt},
+        )
+        append_events(
+            connection,
+            job.id,
+            attempt,
+            [event],
+            status=Status.RUNNING,
+            attempt=attempt,
+            lease_owner=owner,
+            lease_expires_at=now() + self._lease_s,
+            started_at=sa.func.coalesce(jobs.c.started_at, now()),
+        )
+        claimed = {"job_id": job.id, "attempt": attempt, "owner": owner, "claimed_at": now()}
+        connection.execute(attempts.insert().values(claimed))
+        row = connection.execute(sa.select(jobs).where(jobs.c.id == job.id)).mappings().one()
+        newest = (
+            sa.select(checkpoints)
+            .where(checkpoints.c.job_id == job.id)
+            .order_by(checkpoints.c.step.desc(), checkpoints.c.attempt.desc())
+            .limit(1)
+        )
+        found = connection.execute(newest).mappings().first()
+        return Claim(
+            job=to_job(row),
+            dataset=find_dataset(connection, job.tenant_id, job.spec.dataset),
+            checkpoint=Checkpoint.model_validate(dict(found)) if found else None,
+        )
+
+    def renew(self, job_id: str, attempt: int) -> Directive:
+        """Keep the lease, and learn what the client asked for. Raises LeaseLost."""
+        query = (
+            jobs.update()
+            .where(jobs.c.id == job_id, _owned(attempt))
+            .values(lease_expires_at=now() + self._lease_s)
+            .returning(jobs.c.requested)
+        )
+        with self._db.write() as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            raise _lost(job_id, attempt)
+        requested: Directive | None = row[0]
+        return requested or "continue"
+
+    def record(
+        self,
+        job_id: str,
+        attempt: int,
+        events: list[NewEvent],
+        progress: Progress | None = None,
+        *,
+        first_step: bool = False,
+    ) -> None:
+        """Append events and move the progress, in one transaction. Raises LeaseLost."""
+        columns: dict[str, Any] = {}
+        if progress is not None:
+            columns["progress"] = progress.model_dump(mode="json")
+        if first_step:
+            columns["first_step_at"] = sa.func.coalesce(jobs.c.first_step_at, now())
+        with self._db.write() as connection:
+            if not append_events(
+                connection, job_id, attempt, events, fence=_owned(attempt), **columns
+            ):
+                raise _lost(job_id, attempt)
+
+    def add_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Make an uploaded checkpoint count. Raises LeaseLost."""
+        values = checkpoint.model_dump(mode="json") | {"created_at": now()}
+        saved = NewEvent(
+            type="checkpoint",
+            message=f"checkpoint at step {checkpoint.step}",
+            data={"checkpoint": checkpoint.id, "step": checkpoint.step},
+        )
+        with self._db.write() as connection:
+            fence = _owned(checkpoint.attempt)
+            job_id, attempt = checkpoint.job_id, checkpoint.attempt
+            if not append_events(connection, job_id, attempt, [saved], fence=fence):
+                raise _lost(job_id, attempt)
+            connection.execute(checkpoints.insert().values(values))
+
+    def drop_checkpoints(self, job_id: str, attempt: int, *, before_step: int) -> list[Checkpoint]:
+        """Forget checkpoints older than `before_step`; the caller deletes their files."""
+        old = sa.and_(checkpoints.c.job_id == job_id, checkpoints.c.step < before_step)
+        with self._db.write() as connection:
+            self._held(connection, job_id, attempt)
+            rows = connection.execute(checkpoints.delete().where(old).returning(checkpoints))
+            return [Checkpoint.model_validate(dict(row)) for row in rows.mappings()]
+
+    def succeed(self, job_id: str, attempt: int, adapter: Adapter, training_s: float) -> None:
+        """Finish with a published adapter: its row and the job's end are one transaction.
+
+        Raises LeaseLost, and then the adapter does not exist. A cancel that came before this
+        moment wins over the result: it raises LeaseLost too, after the job became cancelled.
+        """
+        with self._db.write() as connection:
+            job = self._held(connection, job_id, attempt)
+            if cancelled := job.requested == "cancel":
+                set_status(connection, job, Status.CANCELLED, "cancelled on request")
+            else:
+                insert_adapter(connection, adapter)
+                set_status(
+                    connection,
+                    job,
+                    Status.SUCCEEDED,
+                    f"succeeded with adapter {adapter.id}",
+                    adapter_id=adapter.id,
+                    training_s=training_s,
+                )
+            _end(connection, job, "cancelled" if cancelled else "succeeded")
+        if cancelled:
+            raise LeaseLost(f"Job {job_id} was cancelled before its adapter was published.")
+
+    def fail(self, job_id: str, attempt: int, error: JobError) -> None:
+        """Finish with an error that trying again would not cure. Raises LeaseLost."""
+        with self._db.write() as connection:
+            job = self._held(connection, job_id, attempt)
+            self._give_up(connection, job, error)
+
+    def retry(self, job_id: str, attempt: int, error: JobError) -> None:
+        """Queue again after a failure that may pass, or fail when it has happened too often.
+
+        Raises LeaseLost.
+        """
+        with self._db.write() as connection:
+            job = self._held(connection, job_id, attempt)
+            self._lose(connection, job, error)
+
+    def cancelled(self, job_id: str, attempt: int) -> None:
+        """The attempt has stopped as the client asked. Raises LeaseLost."""
+        with self._db.write() as connection:
+            job = self._held(connection, job_id, attempt)
+            set_status(connection, job, Status.CANCELLED, "cancelled on request")
+            _end(connection, job, "cancelled")
+
+    def release(self, job_id: str, attempt: int, goal: Status) -> None:
+        """Hand a job back, paused or queued, without charging the attempt. Raises LeaseLost."""
+        message = "paused on request" if goal is Status.PAUSED else "released by its worker"
+        with self._db.write() as connection:
+            job = self._held(connection, job_id, attempt)
+            set_status(connection, job, goal, message)
+            _end(connection, job, "released")
+
+    def sweep(self) -> Swept:
+        """Take jobs from owners whose lease has run out."""
+        requeued: list[str] = []
+        failed: list[str] = []
+        expired = (
+            sa.select(jobs)
+            .where(jobs.c.status == Status.RUNNING, jobs.c.lease_expires_at < now())
+            .limit(100)
+        )
+        with self._db.read() as connection:  # nearly always nothing: ask without the write lock
+            if connection.execute(expired).first() is None:
+                return Swept((), ())
+        with self._db.write() as connection:
+            locked = expired.with_for_update(skip_locked=True)
+            for row in connection.execute(locked).mappings().all():
+                job = to_job(row)
+                lost = JobError(
+                    code="worker_lost",
+                    message="The worker stopped answering: killed, out of memory or cut off.",
+                )
+                (requeued if self._lose(connection, job, lost) else failed).append(job.id)
+        return Swept(tuple(requeued), tuple(failed))
+
+    def _lose(self, connection: sa.Connection, job: Job, error: JobError) -> bool:
+        """Charge the attempt: True when the job is queued again, False when it has ended."""
+        if job.requested == "cancel":
+            set_status(connection, job, Status.CANCELLED, "cancelled on request")
+            _end(connection, job, "cancelled")
+            return False
+        losses = connection.scalar(sa.select(jobs.c.losses).where(jobs.c.id == job.id)) or 0
+        if losses + 1 >= self._max_attempts:
+            text = f"{error.message} This happened {losses + 1} times, so the job was given up."
+            self._give_up(connection, job, error.model_copy(update={"message": text}))
+            return False
+        message = f"attempt {job.attempt} lost, queued again: {error.message}"
+        set_status(connection, job, Status.QUEUED, message, level="warn", losses=losses + 1)
+        _end(connection, job, error.code)
+        return True
+
+    def _give_up(self, connection: sa.Connection, job: Job, error: JobError) -> None:
+        stored = error.model_dump(mode="json")
+        set_status(connection, job, Status.FAILED, error.message, level="error", error=stored)
+        _end(connection, job, error.code)
+
+    def _held(self, connection: sa.Connection, job_id: str, attempt: int) -> Job:
+        query = sa.select(jobs).where(jobs.c.id == job_id, _owned(attempt)).with_for_update()
+        row = connection.execute(query).mappings().first()
+        if row is None:
+            raise _lost(job_id, attempt)
+        return to_job(row)
+
+    def queued(self, queue: str) -> int:
+        """How many jobs wait in this queue."""
+        waiting = sa.and_(jobs.c.queue == queue, jobs.c.status == Status.QUEUED)
+        with self._db.read() as connection:
+            return connection.scalar(sa.select(sa.func.count()).where(waiting)) or 0
+
+    def orphaned(self, adapter_ids: list[str]) -> set[str]:
+        """Those of the given adapter ids that have no row, and so do not exist."""
+        with self._db.read() as connection:
+            known = connection.scalars(
+                sa.select(adapters.c.id).where(adapters.c.id.in_(adapter_ids))
+            )
+            return set(adapter_ids) - set(known)
+
+
+def _owned(attempt: int) -> sa.ColumnElement[bool]:
+    return sa.and_(jobs.c.attempt == attempt, jobs.c.status == Status.RUNNING)
+
+
+def _lost(job_id: str, attempt: int) -> LeaseLost:
+    return LeaseLost(f"Attempt {attempt} of job {job_id} has lost its lease.")
+
+
+def _end(connection: sa.Connection, job: Job, outcome: str) -> None:
+    connection.execute(
+        attempts.update()
+        .where(attempts.c.job_id == job.id, attempts.c.attempt == job.attempt)
+        .values(ended_at=now(), outcome=outcome)
+    )

@@ -1,0 +1,194 @@
+"""The nouns of a job's life: spec, status, event, checkpoint, and the records beside them."""
+
+import secrets
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from engine.spec import LoraPeft, Method, Peft, Spec
+
+
+class Status(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+# Every change of a job's status that may happen; nothing else does.
+TRANSITIONS: dict[Status, frozenset[Status]] = {
+    Status.QUEUED: frozenset({Status.RUNNING, Status.CANCELLED, Status.PAUSED, Status.FAILED}),
+    Status.RUNNING: frozenset(
+        {Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.PAUSED, Status.QUEUED}
+    ),
+    Status.PAUSED: frozenset({Status.QUEUED, Status.CANCELLED}),
+    Status.SUCCEEDED: frozenset(),
+    Status.FAILED: frozenset(),
+    Status.CANCELLED: frozenset(),
+}
+TERMINAL = frozenset(status for status, after in TRANSITIONS.items() if not after)
+
+Directive = Literal["continue", "cancel", "pause"]
+Level = Literal["info", "warn", "error"]
+
+
+def new_id(prefix: str) -> str:
+    """An opaque id: the prefix and 96 random bits."""
+    return f"{prefix}_{secrets.token_hex(12)}"
+
+
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+
+
+class JobSpec(Spec):
+    """What a client asks for: which base learns what from which rows, and how."""
+
+    base_model: str = Field(min_length=1, max_length=256)
+    dataset: str = Field(min_length=1, max_length=64)
+    method: Method
+    peft: Peft = Field(default_factory=LoraPeft)
+    seed: int = Field(0, ge=0, lt=2**31)
+    checkpoint_every: int = Field(50, ge=1, le=1_000_000)
+    name: str | None = Field(None, max_length=128)
+    metadata: dict[MetadataKey, MetadataValue] = Field(default_factory=dict, max_length=16)
+
+
+class Record(BaseModel):
+    """A row as the store hands it out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Tenant(Record):
+    id: str
+    name: str
+    created_at: float
+
+
+class ApiKey(Record):
+    id: str
+    tenant_id: str
+    name: str
+    prefix: str
+    created_at: float
+    revoked_at: float | None
+
+
+class Dataset(Record):
+    id: str
+    tenant_id: str
+    name: str
+    format: Literal["jsonl", "csv", "parquet"]
+    row_type: str
+    rows: int
+    size_bytes: int
+    sha256: str
+    duplicates: int
+    warnings: tuple[str, ...]
+    created_at: float
+
+
+class JobError(Record):
+    """Why a job failed: a code to act on, and a text that says what to do next."""
+
+    code: str
+    message: str
+    param: str | None = None
+
+
+class Progress(Record):
+    """Where an attempt is."""
+
+    step: int = 0
+    total_steps: int | None = None
+    epoch: float | None = None
+    loss: float | None = None
+
+
+class Timings(Record):
+    """Where a job's wall-clock time went, in seconds; what is not there has not happened yet."""
+
+    queued_s: float | None = None
+    first_step_s: float | None = None
+    training_s: float | None = None
+    total_s: float | None = None
+
+
+class Job(Record):
+    id: str
+    tenant_id: str
+    status: Status
+    spec: JobSpec
+    base_revision: str
+    attempt: int
+    priority: int
+    requested: Literal["cancel", "pause"] | None
+    progress: Progress
+    timings: Timings
+    error: JobError | None
+    adapter_id: str | None
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+
+
+class Event(Record):
+    job_id: str
+    seq: int
+    attempt: int
+    created_at: float
+    level: Level
+    type: Literal["state", "metrics", "message", "checkpoint"]
+    message: str
+    data: dict[str, Any]
+
+
+class NewEvent(Record):
+    """An event before the store has numbered it."""
+
+    type: Literal["state", "metrics", "message", "checkpoint"]
+    message: str
+    level: Level = "info"
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class CheckpointFile(Record):
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+class Checkpoint(Record):
+    """Resumable training state in the object store, complete because it has a row."""
+
+    id: str
+    job_id: str
+    attempt: int
+    step: int
+    files: tuple[CheckpointFile, ...]
+    metrics: dict[str, Any]
+    created_at: float
+
+
+class Adapter(Record):
+    id: str
+    tenant_id: str
+    name: str
+    kind: Literal["lora", "full"]
+    base_model: str
+    job_id: str | None
+    size_bytes: int
+    manifest: dict[str, Any]
+    created_at: float
+
+
+class Claim(Record):
+    """What a worker holds while it runs an attempt. `job.attempt` is the fencing token."""
+
+    job: Job
+    dataset: Dataset
+    checkpoint: Checkpoint | None

@@ -1,0 +1,94 @@
+"""Every knob of the service, read once from the environment (LUTHIER_*) at the entry points."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseSettings):
+    """One instance, built at an entry point and handed down; nothing else reads the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="LUTHIER_", frozen=True, extra="ignore")
+
+    data_dir: Path = Field(
+        Path(".luthier"), description="database, objects and caches of one machine"
+    )
+    database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in data_dir")
+    broker_url: str = Field("", description="redis://...; empty: in-process, fed by the sweep")
+    storage_url: str = Field("", description="s3://bucket/prefix; empty: a folder in data_dir")
+    s3_endpoint_url: str | None = None
+    s3_region: str | None = None
+    s3_access_key: str | None = None
+    s3_secret_key: SecretStr | None = None
+
+    host: str = "127.0.0.1"
+    port: int = 8321
+    inference_host: str = "127.0.0.1"
+    inference_port: int = 8322
+    inference_url: str = Field("", description="empty: inference_host and inference_port")
+    pepper: SecretStr = Field(
+        SecretStr(""), description="keys the hashes of API keys; empty: a file"
+    )
+
+    base_models: dict[str, str] = Field(
+        default_factory=lambda: {"luthier-tiny": str(REPO / "examples/models/luthier-tiny")},
+        description="the allow-list: public name -> local folder, or Hugging Face id[@revision]",
+    )
+    max_lora_rank: int = Field(64, ge=1)
+    max_upload_bytes: int = Field(1 << 30, ge=1)
+    max_queued_jobs: int = Field(1000, ge=1, description="per tenant, queued or running")
+
+    queue: str = Field("default", pattern=r"^[a-z0-9-]{1,32}$", description="the GPU class")
+    lease_s: float = Field(30.0, gt=0)
+    heartbeat_s: float = Field(2.0, gt=0)
+    sweep_s: float = Field(5.0, gt=0)
+    max_attempts: int = Field(3, ge=1)
+    drain_s: float = Field(60.0, gt=0, description="SIGTERM to a released job, at most")
+
+    train_threads: int = Field(0, ge=0, description="0: every core")
+    inference_threads: int = Field(0, ge=0, description="0: half the cores, at least one")
+    adapter_cache_bytes: int = Field(10 << 30, ge=0)
+    log_format: Literal["console", "json"] = "console"
+
+    @model_validator(mode="after")
+    def _heartbeat_within_lease(self) -> "Settings":
+        if self.heartbeat_s * 2 > self.lease_s:
+            raise ValueError("heartbeat_s must be at most half of lease_s, or leases lapse in time")
+        return self
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'luthier.db'}"
+
+    @property
+    def storage(self) -> str:
+        return self.storage_url or f"file://{self.data_dir.absolute() / 'objects'}"
+
+    @property
+    def inference(self) -> str:
+        return self.inference_url or f"http://{self.inference_host}:{self.inference_port}"
+
+    @property
+    def embedded(self) -> bool:
+        """True where no broker is configured: the sweep alone wakes the worker."""
+        return not self.broker_url
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def quiet_threads(threads: int) -> None:
+    """Set what torch reads once, at import: waiting threads sleep instead of spinning.
+
+    With the default, active waiting, two torch processes on one machine slow each other down
+    several times over. Call it before anything imports torch.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # noqa: TID251 - this is the one place
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # noqa: TID251 - the same
