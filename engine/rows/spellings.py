@@ -1,0 +1,222 @@
+"""How rows may be written: one wire model a spelling, and the choice between them."""
+
+from abc import abstractmethod
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from engine.rows.model import (
+    MAX_MESSAGES,
+    Conversation,
+    Message,
+    Preference,
+    Prompt,
+    Rating,
+    Row,
+    RowType,
+)
+
+Messages = Annotated[tuple[Message, ...], Field(min_length=1, max_length=MAX_MESSAGES)]
+Text = str | Messages
+
+
+class Fault(NamedTuple):
+    """A problem that does not know its line yet."""
+
+    field: str | None
+    message: str
+
+
+class Written(BaseModel):
+    """A row as its author spelt it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @abstractmethod
+    def row(self) -> Row:
+        """The row that is meant."""
+
+    @abstractmethod
+    def faults(self) -> list[Fault]:
+        """What the types cannot say; empty for a good row."""
+
+
+class WrittenMessages(Written):
+    messages: Messages
+
+    def row(self) -> Row:
+        return Conversation(messages=self.messages)
+
+    def faults(self) -> list[Fault]:
+        if not any(message.role == "assistant" for message in self.messages):
+            return [Fault("messages", "has no assistant message, so there is nothing to learn")]
+        return blank_answers("messages", self.messages)
+
+
+class WrittenCompletion(Written):
+    prompt: Text
+    completion: Text
+
+    def row(self) -> Row:
+        prompt = spoken("user", self.prompt)
+        messages = prompt + spoken("assistant", self.completion)
+        return Conversation(messages=messages, context=len(prompt))
+
+    def faults(self) -> list[Fault]:
+        return prompt_faults(self.prompt) + answer_faults("completion", self.completion)
+
+
+class WrittenInstruction(Written):
+    instruction: str
+    input: str | None = None
+    output: str
+
+    def row(self) -> Row:
+        asked = f"{self.instruction}\n\n{self.input}" if self.input else self.instruction
+        messages = spoken("user", asked) + spoken("assistant", self.output)
+        return Conversation(messages=messages, context=1)
+
+    def faults(self) -> list[Fault]:
+        return answer_faults("output", self.output)
+
+
+class WrittenPreference(Written):
+    prompt: Text
+    chosen: Text
+    rejected: Text
+
+    def row(self) -> Row:
+        return Preference(
+            prompt=spoken("user", self.prompt),
+            chosen=spoken("assistant", self.chosen),
+            rejected=spoken("assistant", self.rejected),
+        )
+
+    def faults(self) -> list[Fault]:
+        return (
+            prompt_faults(self.prompt)
+            + answer_faults("chosen", self.chosen)
+            + answer_faults("rejected", self.rejected)
+        )
+
+
+class WrittenPrompt(Written):
+    prompt: Text
+
+    def row(self) -> Row:
+        return Prompt(prompt=spoken("user", self.prompt))
+
+    def faults(self) -> list[Fault]:
+        if all(is_blank(message.content) for message in spoken("user", self.prompt)):
+            return [Fault("prompt", "is blank; write what the model is asked")]
+        return prompt_faults(self.prompt)
+
+
+class WrittenRating(Written):
+    prompt: Text
+    completion: Text
+    label: bool
+
+    def row(self) -> Row:
+        return Rating(
+            prompt=spoken("user", self.prompt),
+            completion=spoken("assistant", self.completion),
+            label=self.label,
+        )
+
+    def faults(self) -> list[Fault]:
+        return prompt_faults(self.prompt) + answer_faults("completion", self.completion)
+
+
+def spoken(role: Annotated[str, "user or assistant"], text: Text) -> tuple[Message, ...]:
+    """A plain string is one message of the role that speaks there."""
+    if isinstance(text, str):
+        return (Message.model_validate({"role": role, "content": text}),)
+    return text
+
+
+def is_blank(text: str) -> bool:
+    return not text or text.isspace()
+
+
+def blank_answers(name: str, messages: tuple[Message, ...]) -> list[Fault]:
+    return [
+        Fault(f"{name}[{i}].content", "is blank; an assistant message needs text to learn")
+        for i, message in enumerate(messages)
+        if message.role == "assistant" and is_blank(message.content)
+    ]
+
+
+def prompt_faults(prompt: Text) -> list[Fault]:
+    if isinstance(prompt, str) or prompt[-1].role != "assistant":
+        return []
+    return [Fault("prompt", "ends with an assistant message; the answer belongs in its own field")]
+
+
+def answer_faults(name: str, answer: Text) -> list[Fault]:
+    if isinstance(answer, str):
+        return [Fault(name, "is blank; write the answer")] if is_blank(answer) else []
+    if answer[0].role != "assistant":
+        said = f"begins with a {answer[0].role} message"
+        return [Fault(name, f"{said}; give the assistant's answer alone, without the prompt")]
+    return blank_answers(name, answer)
+
+
+def texts(written: Written) -> Iterator[tuple[str, str]]:
+    """Every text of a row with the field it stands in."""
+    for name, value in written:
+        if isinstance(value, str):
+            yield name, value
+        elif isinstance(value, tuple):
+            for i, message in enumerate(value):
+                yield f"{name}[{i}].content", message.content
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """One way to write a row type: the fields it needs, those it allows, and its wire model."""
+
+    row_type: RowType
+    model: type[Written]
+    required: frozenset[str]
+    allowed: frozenset[str]
+
+    def __str__(self) -> str:
+        optional = [
+            f'"{name}" (optional)' for name in self.model.model_fields if name in self.extra
+        ]
+        needed = [f'"{name}"' for name in self.model.model_fields if name in self.required]
+        return "{" + ", ".join(needed + optional) + "}"
+
+    @property
+    def extra(self) -> frozenset[str]:
+        return self.allowed - self.required
+
+    def fits(self, names: Collection[str]) -> bool:
+        return self.required <= set(names) <= self.allowed
+
+
+def _spelling(row_type: RowType, model: type[Written]) -> Spelling:
+    fields = model.model_fields
+    required = frozenset(name for name, field in fields.items() if field.is_required())
+    return Spelling(row_type, model, required, frozenset(fields))
+
+
+SPELLINGS = (
+    _spelling("conversation", WrittenMessages),
+    _spelling("conversation", WrittenCompletion),
+    _spelling("conversation", WrittenInstruction),
+    _spelling("preference", WrittenPreference),
+    _spelling("prompt", WrittenPrompt),
+    _spelling("rating", WrittenRating),
+)
+
+
+def accepted(row_type: RowType | None) -> str:
+    """The spellings of a row type (of all of them for None), for an error message."""
+    if row_type is None:
+        return "accepted are " + "; ".join(f"{s.row_type} {s}" for s in SPELLINGS)
+    ways = " or ".join(str(s) for s in SPELLINGS if s.row_type == row_type)
+    return f"a {row_type} row is {ways}"
