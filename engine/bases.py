@@ -92,7 +92,7 @@ def _check(name: str, folder: Path) -> None:
         raise BaseUnusable(f"Base model {name!r}: config.json is not JSON.") from error
     if "auto_map" in config:
         raise BaseUnusable(
-            f"Base model {name!r} needs code of its own (auto_map); Luthier runs no code from models."
+            f"Base model {name!r} needs code of its own (auto_map); Luthier runs no model code."
         )
 
 

@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from engine.rows import RowType
+
 
 class Spec(BaseModel):
     """A frozen model that refuses unknown fields."""
@@ -55,4 +57,4 @@ Method = Annotated[SftMethod, Field(discriminator="type")]
 Peft = Annotated[LoraPeft | FullPeft, Field(discriminator="type")]
 
 # Which row type a method learns from.
-ROWS_OF_METHOD: dict[str, str] = {"sft": "conversation"}
+ROWS_OF_METHOD: dict[str, RowType] = {"sft": "conversation"}

@@ -22,7 +22,7 @@ from jobs.model import (
     Progress,
     Status,
 )
-from jobs.tables import adapters, attempts, checkpoints, jobs, now
+from jobs.tables import attempts, checkpoints, jobs, now
 
 
 @dataclass(frozen=True)
@@ -144,13 +144,21 @@ class Leases:
                 raise _lost(job_id, attempt)
             connection.execute(checkpoints.insert().values(values))
 
-    def drop_checkpoints(self, job_id: str, attempt: int, *, before_step: int) -> list[Checkpoint]:
-        """Forget checkpoints older than `before_step`; the caller deletes their files."""
-        old = sa.and_(checkpoints.c.job_id == job_id, checkpoints.c.step < before_step)
+    def drop_checkpoints(self, job_id: str, attempt: int, *, keep: int) -> list[Checkpoint]:
+        """Forget all but the newest `keep`; the caller deletes the files. Raises LeaseLost."""
+        mine = checkpoints.c.job_id == job_id
+        newest = (
+            sa.select(checkpoints.c.id)
+            .where(mine)
+            .order_by(checkpoints.c.step.desc(), checkpoints.c.attempt.desc())
+            .limit(keep)
+        )
         with self._db.write() as connection:
             self._held(connection, job_id, attempt)
-            rows = connection.execute(checkpoints.delete().where(old).returning(checkpoints))
-            return [Checkpoint.model_validate(dict(row)) for row in rows.mappings()]
+            kept = connection.scalars(newest).all()
+            old = checkpoints.delete().where(mine, checkpoints.c.id.not_in(kept))
+            rows = connection.execute(old.returning(checkpoints)).mappings()
+            return [Checkpoint.model_validate(dict(row)) for row in rows]
 
     def succeed(self, job_id: str, attempt: int, adapter: Adapter, training_s: float) -> None:
         """Finish with a published adapter: its row and the job's end are one transaction.
@@ -262,14 +270,6 @@ class Leases:
         waiting = sa.and_(jobs.c.queue == queue, jobs.c.status == Status.QUEUED)
         with self._db.read() as connection:
             return connection.scalar(sa.select(sa.func.count()).where(waiting)) or 0
-
-    def orphaned(self, adapter_ids: list[str]) -> set[str]:
-        """Those of the given adapter ids that have no row, and so do not exist."""
-        with self._db.read() as connection:
-            known = connection.scalars(
-                sa.select(adapters.c.id).where(adapters.c.id.in_(adapter_ids))
-            )
-            return set(adapter_ids) - set(known)
 
 
 def _owned(attempt: int) -> sa.ColumnElement[bool]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from engine.rows import DatasetFormat, RowType
 from engine.spec import LoraPeft, Method, Peft, Spec
 
 
@@ -82,8 +83,8 @@ class Dataset(Record):
     id: str
     tenant_id: str
     name: str
-    format: Literal["jsonl", "csv", "parquet"]
-    row_type: str
+    format: DatasetFormat
+    row_type: RowType
     rows: int
     size_bytes: int
     sha256: str

@@ -1,0 +1,107 @@
+"""What passes between a runner and its training child: the plan in, reports out. Torch-free."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from engine.rows import DatasetFormat, RowType
+from engine.spec import Method, Peft, Spec
+
+
+class TrainPlan(Spec):
+    """Everything a child needs, as local paths and plain values."""
+
+    base_name: str
+    base_path: Path
+    dataset_path: Path
+    dataset_format: DatasetFormat
+    row_type: RowType
+    method: Method
+    peft: Peft
+    seed: int
+    checkpoint_every: int
+    work_dir: Path
+    resume_from: Path | None
+    threads: int
+
+
+class Probe(Spec):
+    """log p(token | what is before it) of a few trained tokens, under the tuned model and the base.
+
+    `logprobs[i]` and `base_logprobs[i]` belong to `token_ids[prompt_tokens + i]`; natural log.
+    """
+
+    token_ids: tuple[int, ...]
+    prompt_tokens: int
+    logprobs: tuple[float, ...]
+    base_logprobs: tuple[float, ...]
+
+
+class Started(Spec):
+    """The model and the rows are ready; the first step is next."""
+
+    type: Literal["started"] = "started"
+    total_steps: int
+    rows: int
+    trained_tokens: int
+    trainable_parameters: int
+    resumed_step: int
+
+
+class Stepped(Spec):
+    """An optimizer step was made. `metrics` has the loss and whatever else the method reports."""
+
+    type: Literal["step"] = "step"
+    step: int
+    total_steps: int
+    epoch: float
+    metrics: dict[str, float]
+
+
+class Warned(Spec):
+    type: Literal["warning"] = "warning"
+    message: str
+
+
+class Saved(Spec):
+    """A checkpoint is complete in `path`; it may be taken away and deleted."""
+
+    type: Literal["saved"] = "saved"
+    step: int
+    path: Path
+    metrics: dict[str, float]
+
+
+class Finished(Spec):
+    """The adapter's files are in `path`."""
+
+    type: Literal["finished"] = "finished"
+    path: Path
+    kind: Literal["lora", "full"]
+    training_s: float
+    metrics: dict[str, float]
+    probes: tuple[Probe, ...]
+    contract: dict[str, Any]
+
+
+class Stopped(Spec):
+    """The child stopped as it was told; after a pause its last checkpoint was reported before."""
+
+    type: Literal["stopped"] = "stopped"
+    directive: Literal["cancel", "pause"]
+
+
+class Failed(Spec):
+    """The attempt is over. `retryable`: the cause may pass, so another attempt makes sense."""
+
+    type: Literal["failed"] = "failed"
+    code: str
+    message: str
+    retryable: bool = False
+
+
+Report = Annotated[
+    Started | Stepped | Warned | Saved | Finished | Stopped | Failed, Field(discriminator="type")
+]
+REPORT: TypeAdapter[Report] = TypeAdapter(Report)

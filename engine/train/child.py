@@ -1,0 +1,49 @@
+"""The training child: one attempt in a process of its own, forked from a preloaded server.
+
+A crash, an out-of-memory kill or a segfault here ends this attempt and nothing else.
+"""
+
+import signal
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+import torch
+
+from engine.errors import EngineError
+from engine.plan import Failed, Finished, Stopped, TrainPlan
+from engine.train import sft
+from engine.train.errors import StopRequested, TrainingFailed
+from engine.train.link import Link
+
+METHODS: dict[str, Callable[[TrainPlan, Link], Finished]] = {"sft": sft.train}
+
+
+def main(connection: Connection, plan_json: str) -> None:
+    """Run the plan and report its end, whatever it is, over the connection."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner decides when this process stops
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    link = Link(connection)
+    plan = TrainPlan.model_validate_json(plan_json)
+    torch.set_num_threads(plan.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        link.send(METHODS[plan.method.type](plan, link))
+    except StopRequested as stop:
+        link.send(Stopped(directive=stop.directive))
+    except TrainingFailed as error:
+        link.send(Failed(code=error.code, message=str(error), retryable=error.retryable))
+    except EngineError as error:
+        link.send(Failed(code="training_failed", message=str(error)))
+    except (MemoryError, torch.OutOfMemoryError):
+        link.send(
+            Failed(
+                code="out_of_memory",
+                message="Out of memory; lower `method.per_device_batch_size` or "
+                "`method.max_length`, or set `method.gradient_checkpointing`.",
+            )
+        )
+    except Exception as error:  # the edge: everything else is a fault of ours or of a library
+        import traceback
+
+        traceback.print_exc()
+        link.send(Failed(code="internal_error", message=f"{type(error).__name__}: {error}"))

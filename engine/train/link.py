@@ -1,0 +1,38 @@
+"""The child's end of the pipe to its runner: reports up as JSON, directives down."""
+
+import os
+import threading
+from multiprocessing.connection import Connection
+from typing import Literal
+
+from engine.plan import Report
+
+ORPHANED = 75  # EX_TEMPFAIL: the runner is gone, so nothing this process does counts
+
+
+class Link:
+    """`directive` is what the runner last asked for; a dead runner ends this process at once."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._sending = threading.Lock()
+        self.directive: Literal["continue", "cancel", "pause"] = "continue"
+        threading.Thread(target=self._listen, daemon=True, name="directives").start()
+
+    def send(self, report: Report) -> None:
+        with self._sending:
+            try:
+                self._connection.send_bytes(report.model_dump_json().encode())
+            except OSError:
+                os._exit(ORPHANED)
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                word = self._connection.recv_bytes().decode()
+            except (EOFError, OSError):
+                os._exit(ORPHANED)
+            if word == "cancel":
+                self.directive = "cancel"
+            elif word == "pause" and self.directive != "cancel":
+                self.directive = "pause"

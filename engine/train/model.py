@@ -1,0 +1,86 @@
+"""The base model, made trainable by one PEFT kind, and its result as PEFT-format files."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from engine.spec import FullPeft, LoraPeft, Peft
+from engine.train.errors import TrainingFailed
+
+# Copied beside fully fine-tuned weights, so that the folder is a model of its own.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+
+
+def load_base(path: Path) -> PreTrainedModel:
+    """The causal language model in a local folder, in float32 on a CPU, bfloat16 on a GPU."""
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainingFailed(
+            "base_model_unusable", f"The base model does not load: {error}"
+        ) from error
+
+
+def add_peft(base: PreTrainedModel, peft: Peft) -> torch.nn.Module:
+    """The base with what is to be trained; seed torch before, since LoRA's A is random."""
+    if isinstance(peft, FullPeft):
+        return base
+    try:
+        return get_peft_model(base, lora_config(peft))
+    except ValueError as error:
+        raise TrainingFailed("peft_invalid", f"{error} Change `peft.target_modules`.") from error
+
+
+def lora_config(peft: LoraPeft) -> LoraConfig:
+    whole = peft.target_modules == "all-linear"
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=peft.r,
+        lora_alpha=peft.lora_alpha,
+        lora_dropout=peft.lora_dropout,
+        target_modules="all-linear" if whole else list(peft.target_modules),
+        use_rslora=peft.use_rslora,
+    )
+
+
+def trainable_parameters(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def export(model: Any, base_name: str, base_path: Path, folder: Path) -> None:
+    """Write the trained weights to `folder`, with nothing in them of this machine or this run.
+
+    LoRA: `adapter_config.json` and `adapter_model.safetensors`. Full: a model folder with its
+    tokenizer. The same weights give the same bytes.
+    """
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    if isinstance(model, PeftModel):
+        _settle_config(folder / "adapter_config.json", base_name)
+        return
+    for name in TOKENIZER_FILES:
+        if (base_path / name).is_file():
+            shutil.copy(base_path / name, folder / name)
+
+
+def _settle_config(path: Path, base_name: str) -> None:
+    """Name the base as clients do, and order what peft keeps as sets."""
+    config = json.loads(path.read_text())
+    config["base_model_name_or_path"] = base_name
+    for name in ("target_modules", "modules_to_save", "exclude_modules"):
+        if isinstance(config.get(name), list):
+            config[name] = sorted(config[name])
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,61 @@
+"""The callback between a trainer's loop and the runner: metrics up, cancel and pause down."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from engine.plan import Saved, Stepped
+from engine.train.errors import StopRequested, TrainingFailed
+from engine.train.link import Link
+
+
+class Watch(TrainerCallback):
+    """Reports every step and checkpoint; `asked` is the directive that ended the loop, if any."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._metrics: dict[str, float] = {}
+        self.asked: str | None = None
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if self._link.directive == "cancel":
+            raise StopRequested("cancel")
+        if self._link.directive == "pause":
+            self.asked = "pause"
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        numbers = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
+        if "loss" not in numbers:  # the summary at the end
+            return
+        bad = sorted(k for k in ("loss", "grad_norm") if not math.isfinite(numbers.get(k, 0.0)))
+        if bad:
+            raise TrainingFailed(
+                "diverged",
+                f"{bad[0]} is {numbers[bad[0]]} at step {state.global_step}; "
+                "lower `method.learning_rate`, or raise `method.warmup_ratio`.",
+            )
+        epoch = numbers.pop("epoch", state.epoch or 0.0)
+        self._metrics = numbers
+        step, total = state.global_step, state.max_steps
+        self._link.send(Stepped(step=step, total_steps=total, epoch=epoch, metrics=numbers))
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        assert args.output_dir is not None
+        path = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        self._link.send(Saved(step=state.global_step, path=path, metrics=self._metrics))

@@ -1,0 +1,61 @@
+"""What is checked before a job is queued: it must be able to run, and its result to be served."""
+
+from collections.abc import Iterator
+
+from engine.bases import BaseCatalogue, BaseModel, BaseNotAllowed, BaseUnusable, context_length
+from engine.spec import ROWS_OF_METHOD, LoraPeft
+from jobs.errors import SpecInvalid, SpecProblem
+from jobs.model import JobSpec
+from jobs.store import Store
+
+
+def admit(
+    store: Store, bases: BaseCatalogue, tenant_id: str, spec: JobSpec, *, max_lora_rank: int
+) -> BaseModel:
+    """The base that the job will train. Raises SpecInvalid with every reason against the job."""
+    problems = [*_of_dataset(store, tenant_id, spec), *_of_rank(spec, max_lora_rank)]
+    base: BaseModel | None = None
+    try:
+        base = bases.find(spec.base_model)
+    except BaseNotAllowed as error:
+        problems.append(SpecProblem("base_model", "base_model_not_allowed", str(error)))
+    except BaseUnusable as error:
+        problems.append(SpecProblem("base_model", "base_model_unusable", str(error)))
+    if base is not None:
+        problems += _of_length(spec, base)
+    if problems or base is None:
+        raise SpecInvalid(problems)
+    return base
+
+
+def _of_dataset(store: Store, tenant_id: str, spec: JobSpec) -> Iterator[SpecProblem]:
+    """Raises NotFound for a dataset that the tenant does not have."""
+    dataset = store.datasets.get(tenant_id, spec.dataset)
+    wanted = ROWS_OF_METHOD[spec.method.type]
+    if dataset.row_type != wanted:
+        yield SpecProblem(
+            "dataset",
+            "wrong_row_type",
+            f"{spec.method.type} learns from {wanted} rows, but dataset {dataset.id} has "
+            f"{dataset.row_type} rows.",
+        )
+
+
+def _of_rank(spec: JobSpec, max_lora_rank: int) -> Iterator[SpecProblem]:
+    if isinstance(spec.peft, LoraPeft) and spec.peft.r > max_lora_rank:
+        yield SpecProblem(
+            "peft.r",
+            "rank_too_high",
+            f"rank {spec.peft.r} is above this server's limit {max_lora_rank}; lower `peft.r`.",
+        )
+
+
+def _of_length(spec: JobSpec, base: BaseModel) -> Iterator[SpecProblem]:
+    longest = context_length(base.path)
+    if longest is not None and spec.method.max_length > longest:
+        yield SpecProblem(
+            "method.max_length",
+            "max_length_too_long",
+            f"{base.name} reads at most {longest} tokens; lower `method.max_length` from "
+            f"{spec.method.max_length}.",
+        )

@@ -1,0 +1,87 @@
+"""Where an attempt runs. `LocalLauncher`: a child process, forked from a server that has torch."""
+
+import importlib
+import multiprocessing
+from collections.abc import Sequence
+from multiprocessing import connection, forkserver
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from typing import Literal, Protocol
+
+from engine.plan import REPORT, Report, TrainPlan
+
+PRELOAD = "engine.train.preload"
+
+
+class Running(Protocol):
+    """An attempt that has been started."""
+
+    def receive(self, timeout_s: float) -> Report | None:
+        """The next report, or None when none came in time. Raises EOFError after the last one."""
+
+    def tell(self, directive: Literal["cancel", "pause"]) -> None: ...
+
+    def kill(self) -> None:
+        """End it now, and wait until it has ended."""
+
+    def exit_code(self) -> int | None:
+        """How it ended: negative for a signal; None while it runs."""
+
+
+class Launcher(Protocol):
+    def warm_up(self) -> None:
+        """Get ready for a first attempt, without waiting."""
+
+    def start(self, plan: TrainPlan) -> Running: ...
+
+
+class LocalLauncher:
+    """Children on this machine. They share what the fork server has imported, and nothing else."""
+
+    def __init__(self, preload: Sequence[str] = (PRELOAD,)) -> None:
+        self._context: ForkServerContext = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(list(preload))
+
+    def warm_up(self) -> None:
+        forkserver.ensure_running()
+
+    def start(self, plan: TrainPlan) -> "LocalChild":
+        ours, theirs = self._context.Pipe(duplex=True)
+        process = self._context.Process(
+            target=_child, args=(theirs, plan.model_dump_json()), name="trainer", daemon=True
+        )
+        process.start()
+        theirs.close()
+        return LocalChild(process, ours)
+
+
+def _child(link: connection.Connection, plan_json: str) -> None:
+    # By name: this module belongs to the torch-free side and is imported by it.
+    importlib.import_module("engine.train.child").main(link, plan_json)
+
+
+class LocalChild:
+    def __init__(self, process: ForkServerProcess, link: connection.Connection) -> None:
+        self._process, self._link = process, link
+
+    def receive(self, timeout_s: float) -> Report | None:
+        try:
+            if not self._link.poll(timeout_s):
+                return None
+            return REPORT.validate_json(self._link.recv_bytes())
+        except OSError as error:  # the other end was torn away
+            raise EOFError from error
+
+    def tell(self, directive: Literal["cancel", "pause"]) -> None:
+        try:
+            self._link.send_bytes(directive.encode())
+        except OSError:
+            return  # it has ended: receive() will say so
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self._link.close()
+
+    def exit_code(self) -> int | None:
+        self._process.join(timeout=1)
+        return self._process.exitcode

@@ -1,0 +1,60 @@
+"""From a finished child to a published adapter: its manifest, its files, its row."""
+
+import hashlib
+import time
+
+from adapters import registry
+from adapters.manifest import DatasetRef, Lineage, Manifest, Probe
+from engine.plan import Finished
+from jobs.model import Adapter, Claim
+from storage.objects import ObjectStore
+
+
+def adapter_id_of(job_id: str, attempt: int) -> str:
+    """Each attempt has one adapter id of its own, so a retry can find what an earlier one left."""
+    return "ad_" + hashlib.sha256(f"{job_id}/{attempt}".encode()).hexdigest()[:24]
+
+
+def publish(objects: ObjectStore, claim: Claim, finished: Finished) -> Adapter:
+    """Store the files and the manifest; the row, which decides, is the caller's to write."""
+    job = claim.job
+    manifest = registry.publish(objects, job.tenant_id, finished.path, _manifest(claim, finished))
+    return Adapter(
+        id=manifest.adapter_id,
+        tenant_id=job.tenant_id,
+        name=job.spec.name or job.id,
+        kind=manifest.kind,
+        base_model=manifest.base_model,
+        job_id=job.id,
+        size_bytes=manifest.size_bytes,
+        manifest=manifest.model_dump(mode="json"),
+        created_at=manifest.created_at,
+    )
+
+
+def unpublish_leftovers(objects: ObjectStore, claim: Claim) -> None:
+    """Remove what earlier attempts of this job may have published without getting to the row."""
+    for attempt in range(1, claim.job.attempt):
+        registry.remove(objects, claim.job.tenant_id, adapter_id_of(claim.job.id, attempt))
+
+
+def _manifest(claim: Claim, finished: Finished) -> Manifest:
+    job, dataset = claim.job, claim.dataset
+    return Manifest(
+        adapter_id=adapter_id_of(job.id, job.attempt),
+        kind=finished.kind,
+        base_model=job.spec.base_model,
+        base_revision=job.base_revision,
+        tokenizer_sha256=finished.contract["tokenizer_sha256"],
+        contract=finished.contract,
+        lineage=Lineage(
+            job_id=job.id,
+            attempt=job.attempt,
+            datasets=(DatasetRef(id=dataset.id, sha256=dataset.sha256),),
+        ),
+        method=job.spec.method.model_dump(mode="json"),
+        peft=job.spec.peft.model_dump(mode="json"),
+        metrics=dict(finished.metrics),
+        probes=tuple(Probe.model_validate(probe.model_dump()) for probe in finished.probes),
+        created_at=time.time(),
+    )
