@@ -1,9 +1,9 @@
 """The one root of everything the engine raises.
 
 EngineError
-├── DatasetInvalid        rows.py: a dataset with problems, each with line and field
-├── TemplateUnsupported   render.py: a chat template whose loss mask cannot be told
-├── RenderInvalid         render.py: rows or a model folder that cannot be rendered
+├── DatasetInvalid        rows: a dataset with problems, each with line and field
+├── RenderError           template.py: a model folder or conversation that cannot be rendered
+│   └── TemplateUnsupported   the loss mask cannot be told under this chat template
 ├── infer/errors.py       what the inference server refuses
 └── train/                what a trainer refuses
 """

@@ -1,0 +1,173 @@
+"""Renderer: messages to text and tokens under one render contract, with the assistant's marked."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tokenizers import Encoding, Tokenizer
+
+from engine.contract import (
+    DEFAULT_TEMPLATE,
+    RenderContract,
+    contract_of,
+    contract_with,
+    load_tokenizer,
+    tokenizer_sha256,
+)
+from engine.rows import Conversation, Message, Preference, Prompt, Row
+from engine.template import RenderError, TemplateUnsupported
+
+__all__ = [
+    "DEFAULT_TEMPLATE",
+    "RenderContract",
+    "RenderError",
+    "Rendered",
+    "Renderer",
+    "TemplateUnsupported",
+    "contract_of",
+    "load_renderer",
+]
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The tokens of one sequence; loss_mask is true where a token is learned."""
+
+    token_ids: tuple[int, ...]
+    loss_mask: tuple[bool, ...]
+    truncated: bool
+
+
+class Renderer:
+    """The template writes every special token, so encoding adds none."""
+
+    def __init__(self, contract: RenderContract, tokenizer: Tokenizer) -> None:
+        """Takes over the tokenizer: its own truncation and padding are turned off."""
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self.contract = contract
+        self.tokenizer = tokenizer
+        self._template = contract.template()
+        self._special = frozenset(
+            i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special
+        )
+        self._raw_prefix = raw_prefix(contract, tokenizer)
+
+    def prompt_text(self, messages: Sequence[Message]) -> str:
+        """The conversation so far, up to where the assistant is to speak."""
+        return self._template.render(messages, add_generation_prompt=True, now=datetime.now())
+
+    def prompt_ids(self, prompt: Sequence[Message] | str) -> list[int]:
+        """Tokens of a conversation so far; or of raw text, with bos if the tokenizer wants one."""
+        if isinstance(prompt, str):
+            raw: list[int] = self.tokenizer.encode(prompt, add_special_tokens=False).ids
+            return raw if raw[:1] == self._raw_prefix else self._raw_prefix + raw
+        text = self.prompt_text(prompt)
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def conversation(
+        self, messages: Conversation | Sequence[Message], max_length: int | None = None
+    ) -> Rendered:
+        """A conversation with its assistant's turns marked, cut to its first max_length tokens.
+
+        Raises TemplateUnsupported, and RenderError when the template refuses the messages.
+        """
+        if not isinstance(messages, Conversation):
+            messages = Conversation(messages=tuple(messages))
+        text, spans = self._spans(messages)
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        mask = self._mask(text, encoding, spans)
+        ids = encoding.ids[:max_length]
+        return Rendered(tuple(ids), tuple(mask[:max_length]), len(encoding.ids) > len(ids))
+
+    def sequences(self, row: Row, max_length: int | None = None) -> tuple[Rendered, ...]:
+        """What a row of any type trains on: one sequence, or chosen and rejected."""
+        if isinstance(row, Conversation):
+            return (self.conversation(row, max_length),)
+        if isinstance(row, Prompt):
+            ids = self.prompt_ids(row.prompt)
+            cut = tuple(ids[:max_length])
+            return (Rendered(cut, (False,) * len(cut), len(ids) > len(cut)),)
+        answers = (row.chosen, row.rejected) if isinstance(row, Preference) else (row.completion,)
+        return tuple(self.conversation(answered(row.prompt, a), max_length) for a in answers)
+
+    def _spans(self, conversation: Conversation) -> tuple[str, list[Span]]:
+        """The text, and where in it the learned turns stand, each with all that closes it."""
+        messages, now = conversation.messages, datetime.now()
+        text = self._template.render(messages, add_generation_prompt=False, now=now)
+        spans = []
+        for i in range(conversation.context, len(messages)):
+            if messages[i].role != "assistant":
+                continue
+            before = self._template.render(messages[:i], add_generation_prompt=True, now=now)
+            after = self._template.render(messages[: i + 1], add_generation_prompt=False, now=now)
+            if not (after.startswith(before) and text.startswith(after)):
+                raise TemplateUnsupported(rewrites(i))
+            spans.append((len(before), len(after)))
+        return text, spans
+
+    def _mask(self, text: str, encoding: Encoding, spans: list[Span]) -> list[bool]:
+        """A token is learned if it holds text of a span, up to the token that ends the turn."""
+        mask = [False] * len(encoding.ids)
+        starts = [offset[0] for offset in encoding.offsets]
+        for start, end in spans:
+            first = bisect_right(starts, start)
+            while first > 0 and (
+                encoding.offsets[first - 1][1] > start or starts[first - 1] == start
+            ):
+                first -= 1
+            last = first
+            while last < len(starts) and starts[last] < end:
+                last += 1
+            last = self._turn_end(text, encoding, first, last)
+            mask[first:last] = [True] * (last - first)
+        return mask
+
+    def _turn_end(self, text: str, encoding: Encoding, first: int, last: int) -> int:
+        """Just past the earliest stop token of the special and blank tokens that close a span."""
+        end = last
+        for i in range(last - 1, first - 1, -1):
+            token, (left, right) = encoding.ids[i], encoding.offsets[i]
+            if token in self.contract.stop_token_ids:
+                end = i + 1
+            elif token not in self._special and text[left:right].strip():
+                break
+        return end
+
+
+def answered(prompt: tuple[Message, ...], answer: tuple[Message, ...]) -> Conversation:
+    return Conversation(messages=prompt + answer, context=len(prompt))
+
+
+def rewrites(i: int) -> str:
+    return (
+        f"this base model's chat template does not write message {i + 1} the same way alone and "
+        "with what follows it, so the assistant's tokens cannot be told from the others; use rows "
+        "with one assistant turn (prompt and completion), or a base with a plainer template"
+    )
+
+
+def raw_prefix(contract: RenderContract, tokenizer: Tokenizer) -> list[int]:
+    """The bos token, for tokenizers that begin a text with one."""
+    if contract.bos_token is None:
+        return []
+    added: list[int] = tokenizer.encode("", add_special_tokens=True).ids
+    return added[:1] if added[:1] == [tokenizer.token_to_id(contract.bos_token)] else []
+
+
+def load_renderer(model_dir: Path, contract: RenderContract | None = None) -> Renderer:
+    """The renderer of a model folder, under an adapter's contract if given; raises RenderError."""
+    tokenizer = load_tokenizer(model_dir)
+    if contract is None:
+        return Renderer(contract_with(model_dir, tokenizer), tokenizer)
+    if tokenizer_sha256(model_dir) != contract.tokenizer_sha256:
+        raise RenderError(
+            f"the tokenizer of {model_dir.name} is not the one this adapter was trained with; "
+            "use the base revision of its manifest"
+        )
+    return Renderer(contract, tokenizer)
