@@ -1,0 +1,52 @@
+"""The HTTP application: every room's routes behind one edge. `uvicorn api.app:app` runs it."""
+
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from api import events, health, jobs, models
+from api.auth import Authentication
+from api.bodies import BodyLimits
+from api.middleware import Edge
+from api.services import Services, lifespan, open_services
+from jobs.settings import Settings
+
+ROOMS = (jobs, events, models, health)
+ABOUT = "Fine-tuning as a service: datasets and jobs in, adapters on a shared base model out."
+
+
+def create_app(services: Services) -> FastAPI:
+    app = FastAPI(
+        title="Luthier",
+        summary=ABOUT,
+        version="0.1.0",
+        lifespan=lifespan,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        redirect_slashes=False,
+        middleware=[  # the first is the outermost
+            Middleware(Edge, instruments=services.instruments),
+            Middleware(Authentication, store=services.store),
+            Middleware(BodyLimits, upload_bytes=services.settings.max_upload_bytes),
+        ],
+        exception_handlers={HTTPException: _onward, RequestValidationError: _onward},
+    )
+    app.state.services = services
+    for room in ROOMS:
+        app.include_router(room.router)
+    return app
+
+
+async def _onward(request: Request, error: Exception) -> Response:
+    """Let the edge answer what the framework would."""
+    raise error
+
+
+def __getattr__(name: str) -> Any:
+    """`app`, built on first use: importing this module opens nothing."""
+    if name == "app":
+        return create_app(open_services(Settings()))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,126 @@
+"""Request bodies: how large and how slow they may be, and JSON read strictly."""
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from pydantic_core import from_json
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.errors import BodyTooLarge, BodyTooSlow, BodyUnreadable, MediaTypeUnsupported
+
+JSON_BYTES = 1 << 20
+PATIENCE_S = 30.0  # for a whole small body, and for the next bytes of an upload
+STREAMED = frozenset({("POST", "/datasets"), ("POST", "/adapters/import")})
+
+
+class BodyLimits:
+    """Caps every body: small ones are read whole before the application sees them."""
+
+    def __init__(self, app: ASGIApp, *, upload_bytes: int, patience_s: float = PATIENCE_S) -> None:
+        self._app, self._upload_bytes, self._patience_s = app, upload_bytes, patience_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        streamed = (scope["method"], scope["path"]) in STREAMED
+        limit = self._upload_bytes if streamed else JSON_BYTES
+        _check_headers(Headers(scope=scope), limit)
+        body = _Body(receive, limit, self._patience_s)
+        if streamed:
+            await self._app(scope, body.next, send)
+        else:
+            await self._app(scope, replay(await body.whole(), receive), send)
+
+
+class _Body:
+    """A body's messages, counted and timed."""
+
+    def __init__(self, receive: Receive, limit: int, patience_s: float) -> None:
+        self._receive, self._limit, self._patience_s = receive, limit, patience_s
+        self._seen, self._ended = 0, False
+
+    async def next(self) -> Message:
+        if self._ended:
+            return await self._receive()
+        try:
+            async with asyncio.timeout(self._patience_s):
+                message = await self._receive()
+        except TimeoutError:
+            raise BodyTooSlow(
+                f"No part of the body came for {self._patience_s:.0f} s; send it again."
+            ) from None
+        self._seen += len(message.get("body", b""))
+        self._ended = not message.get("more_body", False)
+        if self._seen > self._limit:
+            raise _too_large(self._limit)
+        return message
+
+    async def whole(self) -> Message:
+        """The body as one message, or the disconnect that came instead."""
+        pieces = []
+        async with asyncio.timeout(self._patience_s) as deadline:
+            while not self._ended:
+                message = await self.next()
+                if message["type"] == "http.disconnect":
+                    return message
+                pieces.append(message.get("body", b""))
+            deadline.reschedule(None)
+        return {"type": "http.request", "body": b"".join(pieces), "more_body": False}
+
+
+def replay(first: Message, receive: Receive) -> Receive:
+    """A `receive` that gives `first` before what comes after it."""
+    waiting = [first]
+
+    async def replayed() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replayed
+
+
+def _check_headers(headers: Headers, limit: int) -> None:
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise MediaTypeUnsupported(
+            f"Content-Encoding {encoding!r} is not read here; send the body uncompressed."
+        )
+    length = headers.get("content-length", "0")
+    if not length.isascii() or not length.isdigit():
+        raise BodyUnreadable("Content-Length is not a number.")
+    if len(length) > 18 or int(length) > limit:
+        raise _too_large(limit)
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is above {limit:,} bytes, the limit here; send less at once.")
+
+
+class StrictRequest(Request):
+    """JSON that other parsers would agree on: UTF-8, finite numbers, no lone surrogates."""
+
+    async def json(self) -> Any:
+        body = await self.body()
+        try:
+            value = from_json(body, allow_inf_nan=False)
+            json.dumps(value, allow_nan=False)  # 1e999 reads as infinity
+        except (ValueError, RecursionError) as error:
+            raise json.JSONDecodeError(str(error), "", 0) from None
+        return value
+
+
+class StrictRoute(APIRoute):
+    """A route whose JSON bodies are StrictRequest's."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            return await handle(StrictRequest(request.scope, request.receive))
+
+        return strict

@@ -1,0 +1,89 @@
+"""The one error envelope, as sent and as documented, and the other shapes that routes share."""
+
+from collections.abc import Mapping
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+T = TypeVar("T")
+
+
+class Wire(BaseModel):
+    """What goes over the wire; refuses unknown fields when it comes in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _absent(value: object) -> bool:
+    return value is None
+
+
+class ProblemBody(Wire):
+    """One of several reasons: where in a dataset or a request, and what to do about it."""
+
+    line: int | None = None
+    field: str | None = None
+    message: str
+    code: str | None = None
+
+
+class ErrorBody(Wire):
+    """What is wrong, where, and what to do next. `problems` has the first 20 of many."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+    problems: tuple[ProblemBody, ...] | None = Field(None, exclude_if=_absent)
+    total_problems: int | None = Field(None, exclude_if=_absent)
+
+
+class Envelope(Wire):
+    """Every answer with a status of 400 or above."""
+
+    error: ErrorBody
+
+
+class ListOf(Wire, Generic[T]):
+    """A page, newest first unless said otherwise. `after` of the next one is the last id here."""
+
+    object: Literal["list"] = "list"
+    data: tuple[T, ...]
+    has_more: bool = False
+
+
+class Deleted(Wire):
+    """The answer to a DELETE."""
+
+    id: str
+    object: str
+    deleted: Literal[True] = True
+
+
+WHAT = {
+    400: "The request could not be read",
+    401: "No valid API key",
+    404: "No such id for this tenant",
+    408: "The body came too slowly",
+    409: "The object is not in a state that allows this",
+    413: "The body is too large",
+    415: "The body is of a type that this route does not read",
+    422: "The request was read and cannot be done as asked, with every reason",
+    429: "Too many at once; see Retry-After",
+    500: "A fault of the service",
+    502: "The inference server answered with nonsense",
+    503: "A part of the service does not answer; see Retry-After",
+}
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The documented error answers of a route, beside those that every route has."""
+    return {
+        status: {"model": Envelope, "description": WHAT[status]}
+        for status in sorted({400, 401, 422, 503, *statuses})
+    }
+
+
+def example(value: Mapping[str, Any]) -> ConfigDict:
+    """A model's configuration with an example for the documentation."""
+    return ConfigDict(json_schema_extra={"examples": [dict(value)]})

@@ -1,0 +1,243 @@
+"""THE table from exceptions to HTTP, and the envelope made from it. Nothing else knows both.
+
+ApiError
+├── Unauthenticated        no valid key
+├── BodyTooLarge           above the cap of the route
+├── BodyTooSlow            no bytes for too long
+├── BodyCut                the client went away in the middle
+├── BodyUnreadable         not what the content type says
+├── MediaTypeUnsupported   a type or an encoding that the route does not read
+├── Invalid                a parameter that no schema could refuse
+└── generation
+    ├── GeneratorUnavailable   the inference server does not answer
+    ├── GeneratorFailed        it answered with something that is no answer
+    └── GeneratorRefused       it refused, with a status and an envelope of its own
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from adapters.errors import AdapterCorrupt, AdapterInvalid, AdapterMissing
+from api.envelope import Envelope, ErrorBody, ProblemBody
+from api.fields import field_path
+from engine.bases import BaseNotAllowed, BaseUnusable
+from engine.rows import DatasetInvalid
+from engine.template import RenderError, TemplateUnsupported
+from jobs import errors as jobs
+from storage.objects import ObjectExists, ObjectNotFound, StorageUnavailable
+
+SHOWN = 20
+RETRY_AFTER_S = {429: 10, 503: 2}
+
+
+class ApiError(Exception):
+    """Something that this room refuses by itself."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class Unauthenticated(ApiError):
+    pass
+
+
+class BodyTooLarge(ApiError):
+    pass
+
+
+class BodyTooSlow(ApiError):
+    pass
+
+
+class BodyCut(ApiError):
+    pass
+
+
+class BodyUnreadable(ApiError):
+    pass
+
+
+class MediaTypeUnsupported(ApiError):
+    pass
+
+
+class Invalid(ApiError):
+    pass
+
+
+class GeneratorUnavailable(ApiError):
+    pass
+
+
+class GeneratorFailed(ApiError):
+    pass
+
+
+class GeneratorRefused(ApiError):
+    """Carries the inference server's own status and envelope."""
+
+    def __init__(self, status: int, body: ErrorBody) -> None:
+        super().__init__(body.message, param=body.param)
+        self.status, self.body = status, body
+
+
+@dataclass(frozen=True)
+class Row:
+    """How an exception is answered. An exception's own `code` goes before this one."""
+
+    status: int
+    code: str
+
+
+TABLE: dict[type[Exception], Row] = {
+    Unauthenticated: Row(401, "unauthenticated"),
+    BodyTooLarge: Row(413, "body_too_large"),
+    BodyTooSlow: Row(408, "body_too_slow"),
+    BodyCut: Row(400, "body_cut"),
+    BodyUnreadable: Row(400, "body_unreadable"),
+    MediaTypeUnsupported: Row(415, "media_type_unsupported"),
+    Invalid: Row(422, "invalid_request"),
+    GeneratorUnavailable: Row(503, "generator_unavailable"),
+    GeneratorFailed: Row(502, "generator_failed"),
+    GeneratorRefused: Row(422, "generator_refused"),
+    jobs.NotFound: Row(404, "not_found"),
+    jobs.Conflict: Row(409, "conflict"),
+    jobs.InUse: Row(409, "in_use"),
+    jobs.IdempotencyReused: Row(422, "idempotency_key_reused"),
+    jobs.QuotaExceeded: Row(429, "quota_exceeded"),
+    jobs.SpecInvalid: Row(422, "spec_invalid"),
+    jobs.LeaseLost: Row(409, "lease_lost"),
+    jobs.StoreUnavailable: Row(503, "database_unavailable"),
+    DatasetInvalid: Row(422, "dataset_invalid"),
+    TemplateUnsupported: Row(422, "template_unsupported"),
+    RenderError: Row(422, "render_invalid"),
+    BaseNotAllowed: Row(422, "base_model_not_allowed"),
+    BaseUnusable: Row(422, "base_model_unusable"),
+    AdapterInvalid: Row(422, "adapter_invalid"),
+    AdapterMissing: Row(404, "not_found"),
+    AdapterCorrupt: Row(500, "adapter_corrupt"),
+    ObjectNotFound: Row(500, "object_missing"),
+    ObjectExists: Row(409, "object_exists"),
+    StorageUnavailable: Row(503, "storage_unavailable"),
+}
+UNHANDLED = Row(500, "internal_error")
+OF_ROUTING = {400: "body_unreadable", 404: "route_not_found", 405: "method_not_allowed"}
+
+
+def row_of(error: type[Exception]) -> Row | None:
+    """An exception's own row, or that of its nearest listed ancestor."""
+    return next((TABLE[kind] for kind in error.__mro__ if kind in TABLE), None)
+
+
+def answer(error: Exception, request_id: str) -> Response:
+    """The answer to whatever came out of a route."""
+    if isinstance(error, RequestValidationError):
+        status, body = _of_validation(error.errors())
+    elif isinstance(error, HTTPException):
+        status = error.status_code
+        code = OF_ROUTING.get(status, "invalid_request")
+        body = _body(status, code, f"{error.detail}: see /docs for what this server takes.")
+    elif isinstance(error, GeneratorRefused):
+        status, body = error.status, error.body
+    elif row := row_of(type(error)):
+        status, body = row.status, _of_ours(error, row)
+    else:
+        status = UNHANDLED.status
+        text = f"A fault of the service; tell its operator this request id: {request_id}."
+        body = _body(status, UNHANDLED.code, text)
+    return envelope(status, body, getattr(error, "headers", None))
+
+
+def envelope(status: int, body: ErrorBody, headers: dict[str, str] | None = None) -> Response:
+    content = Envelope(error=body).model_dump_json(ensure_ascii=True)
+    response = Response(content, status, headers, media_type="application/json")
+    if status == 401:
+        response.headers["www-authenticate"] = "Bearer"
+    if status == 409:
+        response.headers["x-should-retry"] = "false"  # SDKs repeat a 409 unless told
+    if status in RETRY_AFTER_S:
+        response.headers["retry-after"] = str(RETRY_AFTER_S[status])
+    return response
+
+
+def type_of(status: int) -> str:
+    """The error's class, as SDKs know it."""
+    names = {401: "authentication_error", 404: "not_found_error", 409: "conflict_error"}
+    names[429] = "rate_limit_error"
+    return names.get(status, "server_error" if status >= 500 else "invalid_request_error")
+
+
+def _body(
+    status: int,
+    code: str,
+    message: str,
+    param: str | None = None,
+    problems: Sequence[ProblemBody] | None = None,
+    total: int | None = None,
+) -> ErrorBody:
+    shown = None if problems is None else tuple(problems[:SHOWN])
+    return ErrorBody(
+        message=message,
+        type=type_of(status),
+        param=param,
+        code=code,
+        problems=shown,
+        total_problems=total,
+    )
+
+
+def _of_ours(error: Exception, row: Row) -> ErrorBody:
+    if isinstance(error, DatasetInvalid):
+        problems = [ProblemBody(**problem.model_dump()) for problem in error.problems]
+        return _body(row.status, row.code, str(error), problems[0].field, problems, error.total)
+    if isinstance(error, jobs.SpecInvalid):
+        problems = [
+            ProblemBody(field=p.param, message=p.message, code=p.code) for p in error.problems
+        ]
+        first = error.problems[0]
+        return _body(row.status, first.code, str(error), first.param, problems, len(error.problems))
+    code = getattr(error, "code", None) or row.code
+    param = getattr(error, "param", None)
+    if isinstance(error, BaseNotAllowed | BaseUnusable):
+        param = "base_model"
+    return _body(row.status, code, str(error), param)
+
+
+def _of_validation(errors: Sequence[Any]) -> tuple[int, ErrorBody]:
+    """All problems of a request that its schema refuses."""
+    kinds = {(error["type"], tuple(error["loc"])[:1]) for error in errors}
+    if any(kind == "json_invalid" for kind, _ in kinds):
+        detail = errors[0].get("ctx", {}).get("error", "")
+        text = f"The body is not JSON ({detail}); check it with a JSON validator."
+        return 400, _body(400, "malformed_json", text)
+    if [tuple(error["loc"]) for error in errors] == [("body",)] and errors[0]["type"] in (
+        "model_attributes_type",
+        "dict_type",
+    ):
+        text = "The body must be a JSON object, sent with Content-Type: application/json."
+        return 422, _body(422, "invalid_request", text)
+    problems = [
+        ProblemBody(field=field_path(error["loc"]), message=_plain(error), code=str(error["type"]))
+        for error in errors
+    ]
+    first = problems[0]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    message = f"{first.field}: {first.message}{more}"
+    unknown = all(problem.code == "extra_forbidden" for problem in problems)
+    code = "unknown_field" if unknown else "invalid_request"
+    return 422, _body(422, code, message, first.field, problems, len(problems))
+
+
+def _plain(error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return "There is no such field; remove it or check its spelling."
+    if error["type"] == "missing":
+        return "This field is needed."
+    text: str = error["msg"]
+    return f"{text.removeprefix('Value error, ').rstrip('.')}."

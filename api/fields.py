@@ -1,0 +1,35 @@
+"""The path of a request's field as a client would write it: `peft.r`, not `body.peft.lora.r`."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from engine.spec import Method, Peft
+
+PLACES = ("body", "query", "path", "header", "cookie")
+
+
+def _tags(union: Any) -> Iterator[str]:
+    """The `type` of every member of a discriminated union."""
+    if isinstance(union, type) and issubclass(union, BaseModel):
+        yield union.model_fields["type"].default
+        return
+    for member in get_args(union):
+        yield from _tags(member)
+
+
+TAGS = {"method": frozenset(_tags(Method)), "peft": frozenset(_tags(Peft))}
+
+
+def field_path(location: Sequence[int | str]) -> str:
+    """Where a validation error is. A path without a field is the place itself."""
+    parts = [str(part) for part in location]
+    if len(parts) > 1 and parts[0] in PLACES:
+        parts = parts[1:]
+    kept = [
+        part
+        for before, part in zip(["", *parts], parts, strict=False)
+        if part not in TAGS.get(before, ())
+    ]
+    return ".".join(kept)

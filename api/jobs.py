@@ -1,0 +1,151 @@
+"""Jobs over HTTP: submit, look, ask for a change. What happens inside one is in events.py."""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query
+
+from api.auth import TenantId
+from api.bodies import StrictRoute
+from api.calls import in_thread, read
+from api.envelope import ListOf, Wire, refusals
+from api.paging import After, JobId, Limit, known
+from api.services import FromServices, Services
+from engine.spec import Method, Peft
+from jobs.admission import admit
+from jobs.board import Idempotency
+from jobs.model import Job, JobError, JobSpec, Progress, Status, Timings
+
+router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="The same key and body again give the same job and the same answer.",
+    ),
+]
+
+
+class JobView(Wire):
+    """A job as clients see it. `requested` says which change waits for the worker."""
+
+    object: Literal["job"] = "job"
+    id: str
+    status: Status
+    requested: Literal["cancel", "pause"] | None
+    base_model: str
+    dataset: str
+    method: Method
+    peft: Peft
+    seed: int
+    checkpoint_every: int
+    name: str | None
+    metadata: dict[str, str]
+    progress: Progress
+    timings: Timings
+    attempt: int
+    error: JobError | None
+    adapter_id: str | None
+    created_at: int
+    started_at: int | None
+    finished_at: int | None
+
+
+def view(job: Job) -> JobView:
+    spec = {name: getattr(job.spec, name) for name in JobSpec.model_fields}
+    return JobView(
+        id=job.id,
+        status=job.status,
+        requested=job.requested,
+        progress=job.progress,
+        timings=job.timings,
+        attempt=job.attempt,
+        error=job.error,
+        adapter_id=job.adapter_id,
+        created_at=int(job.created_at),
+        started_at=None if job.started_at is None else int(job.started_at),
+        finished_at=None if job.finished_at is None else int(job.finished_at),
+        **spec,
+    )
+
+
+@router.post("", status_code=201, responses=refusals(404, 429))
+async def submit(
+    spec: JobSpec,
+    tenant_id: TenantId,
+    services: FromServices,
+    idempotency_key: IdempotencyKey = None,
+) -> JobView:
+    """Queue a job. What could not run or be served is refused now, with every reason."""
+    known("dataset", spec.dataset)
+    job = await in_thread(_submit, services, tenant_id, spec, idempotency_key)
+    return view(job)
+
+
+def _submit(services: Services, tenant_id: str, spec: JobSpec, key: str | None) -> Job:
+    settings = services.settings
+    base = admit(
+        services.store, services.bases, tenant_id, spec, max_lora_rank=settings.max_lora_rank
+    )
+    submitted = services.store.jobs.submit(
+        tenant_id,
+        spec,
+        base_revision=base.revision,
+        queue=settings.queue,
+        idempotency=Idempotency(key, body_hash(spec)) if key else None,
+    )
+    if not submitted.replayed:
+        services.wakeups.wake(settings.queue)
+    return submitted.job
+
+
+def body_hash(spec: JobSpec) -> str:
+    """Equal for bodies that mean the same, whatever their spelling."""
+    canonical: Any = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+@router.get("", responses=refusals(404))
+async def list_jobs(
+    tenant_id: TenantId,
+    services: FromServices,
+    after: After,
+    status: Annotated[Status | None, Query(description="only jobs in this state")] = None,
+    limit: Limit = 20,
+) -> ListOf[JobView]:
+    """The tenant's jobs, newest first."""
+    board = services.store.jobs
+    page = await read(
+        services.store, board.page, tenant_id, status=status, after=after, limit=limit
+    )
+    return ListOf(data=tuple(map(view, page.data)), has_more=page.has_more)
+
+
+@router.get("/{id}", responses=refusals(404))
+async def get_job(id: JobId, tenant_id: TenantId, services: FromServices) -> JobView:
+    """One job: its status, how far it is, and the adapter that came out."""
+    return view(await read(services.store, services.store.jobs.get, tenant_id, id))
+
+
+@router.post("/{id}/cancel", responses=refusals(404, 409))
+async def cancel_job(id: JobId, tenant_id: TenantId, services: FromServices) -> JobView:
+    """Stop a job: at once while it waits, within seconds while it runs."""
+    return view(await in_thread(services.store.jobs.cancel, tenant_id, id))
+
+
+@router.post("/{id}/pause", responses=refusals(404, 409))
+async def pause_job(id: JobId, tenant_id: TenantId, services: FromServices) -> JobView:
+    """Put a job aside, with a checkpoint where it has begun."""
+    return view(await in_thread(services.store.jobs.pause, tenant_id, id))
+
+
+@router.post("/{id}/resume", responses=refusals(404, 409))
+async def resume_job(id: JobId, tenant_id: TenantId, services: FromServices) -> JobView:
+    """Queue a paused job again; it goes on from its last checkpoint."""
+    job = await in_thread(services.store.jobs.resume, tenant_id, id)
+    await in_thread(services.wakeups.wake, services.settings.queue)
+    return view(job)
