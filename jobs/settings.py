@@ -1,5 +1,6 @@
 """Every knob of the service, read once from the environment (LUTHIER_*) at the entry points."""
 
+import json
 import os
 from pathlib import Path
 from typing import Literal
@@ -77,6 +78,22 @@ class Settings(BaseSettings):
     def embedded(self) -> bool:
         """True where no broker is configured: the sweep alone wakes the worker."""
         return not self.broker_url
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """This process's environment with `settings` in it: a child builds the same ones from it."""
+    here = {
+        name: value
+        for name, value in os.environ.items()  # noqa: TID251 - this is the one place
+        if not name.startswith("LUTHIER_")
+    }
+    for name, value in settings:
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value()
+        if value is not None:
+            text = json.dumps(value) if isinstance(value, dict) else str(value)
+            here[f"LUTHIER_{name.upper()}"] = text
+    return here
 
 
 def cores() -> int:

@@ -1,0 +1,104 @@
+"""Log events of a role: one JSON object a line, or a line for eyes. Both carry the same fields."""
+
+import json
+import logging
+import sys
+from collections.abc import Mapping, MutableMapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+# Their news is ours already, or nobody's.
+_TALKATIVE = (
+    *("alembic", "asyncio", "boto3", "botocore", "dramatiq", "filelock"),
+    *("httpcore", "httpx", "urllib3", "uvicorn"),
+)
+_STYLE = {"debug": "dim", "info": "", "warning": "yellow", "error": "red", "critical": "bold red"}
+_FRAME = ("event", "level", "timestamp", "role", "logger", "exception", "exc_info", "color_message")
+
+
+def configure_logging(log_format: Literal["console", "json"], role: str) -> None:
+    """Send structlog's and the standard library's events to stderr, in one format."""
+    import structlog
+
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        _with(role),
+    ]
+    last: Any = structlog.processors.JSONRenderer() if log_format == "json" else _line
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _with(role: str) -> Any:
+    def add(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        return {**event, "role": role}
+
+    return add
+
+
+def _line(_: Any, __: str, event: Mapping[str, Any]) -> str:
+    from cli.look import err
+
+    with err.capture() as captured:
+        err.print(line_of(event), soft_wrap=True, end="")
+    trace = event.get("exception")
+    return captured.get() + (f"\n{trace}" if trace else "")
+
+
+def line_of(event: Mapping[str, Any]) -> "Text":
+    """An event as `10:40:36  worker     job.claimed job_id=... attempt=2`."""
+    from rich.text import Text
+
+    line = Text(_clock(event.get("timestamp"))).append("  ")
+    line.stylize("dim")
+    line.append(f"{event.get('role', '')!s:<9}  ", "cyan")
+    line.append(str(event.get("event", "")), _STYLE.get(str(event.get("level")), ""))
+    for name, value in event.items():
+        if name not in _FRAME:
+            line.append(f" {name}=", "dim").append(_short(value))
+    return line
+
+
+def parse(line: str) -> dict[str, Any] | None:
+    """The event on a line of JSON, or None where the line is something else."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "event" in event else None
+
+
+def _clock(timestamp: Any) -> str:
+    try:
+        moment = datetime.fromisoformat(str(timestamp))
+    except ValueError:
+        moment = datetime.now()
+    return moment.astimezone().strftime("%H:%M:%S")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -1,0 +1,40 @@
+"""The `luthier` command. Modules here import what is heavy inside their commands only."""
+
+import sys
+
+import typer
+
+from cli import roles, serve
+from cli.failure import is_expected
+
+app = typer.Typer(
+    name="luthier",
+    help="A self-hosted fine-tuning service: datasets and jobs in, adapters out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(serve.serve)
+_ROLES = "One role each"
+for role in (roles.api, roles.worker, roles.inference):
+    app.command(rich_help_panel=_ROLES)(role)
+app.command(rich_help_panel="Operate")(roles.migrate)
+
+
+def main() -> None:
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if not is_expected(error):
+            raise
+        from cli.look import fail
+
+        fail(str(error), getattr(error, "details", ()))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""`luthier api`, `worker` and `inference`: one role each, in this process, until SIGTERM."""
+
+import importlib.util
+import signal
+import socket
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from cli.configuration import DataDir, read_settings
+from cli.failure import CommandFailed
+from cli.family import adopt, end_with_parent, listen, port_of
+from cli.logs import configure_logging
+
+if TYPE_CHECKING:
+    from jobs.settings import Settings
+
+OURS = ("api", "jobs", "engine", "adapters", "storage", "cli")
+DRAIN_S = 5  # for requests in flight; a job's event stream never ends by itself
+
+Host = Annotated[str | None, typer.Option("--host", help="Address to listen on. [127.0.0.1]")]
+Port = Annotated[int | None, typer.Option("--port", help="0 picks a free one.")]
+# Both are for `luthier serve`, which starts the roles.
+Fd = Annotated[int | None, typer.Option("--fd", hidden=True)]
+Child = Annotated[bool, typer.Option("--child", hidden=True)]
+
+
+def api(
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    fd: Fd = None,
+    child: Child = False,
+) -> None:
+    """Run the HTTP API."""
+    settings = _begin("api", child, host=host, port=port, data_dir=data_dir)
+    bound = adopt(fd) if fd is not None else listen(settings.host, settings.port, "--port")
+    from api.app import create_app
+    from api.services import open_services
+
+    _serve_http(create_app(open_services(settings)), bound)
+
+
+def worker(
+    queue: Annotated[str | None, typer.Option("--queue", help="The GPU class. [default]")] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="For training; 0: every core.")
+    ] = None,
+    data_dir: DataDir = None,
+    child: Child = False,
+) -> None:
+    """Run a training worker: takes one job after another."""
+    settings = _begin("worker", child, queue=queue, train_threads=threads, data_dir=data_dir)
+    from jobs.settings import cores, quiet_threads
+
+    quiet_threads(settings.train_threads or cores())
+    from jobs.worker import run
+
+    run(settings)
+
+
+def inference(
+    base_model: Annotated[
+        str | None, typer.Option("--base-model", help="Which base to serve. [the first allowed]")
+    ] = None,
+    host: Host = None,
+    port: Port = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="0: half of the cores.")] = None,
+    data_dir: DataDir = None,
+    fd: Fd = None,
+    child: Child = False,
+) -> None:
+    """Run the inference server: one base model and every adapter of it."""
+    flags = {"inference_host": host, "inference_port": port, "inference_threads": threads}
+    settings = _begin("inference", child, data_dir=data_dir, **flags)
+    bound = (
+        adopt(fd)
+        if fd is not None
+        else listen(settings.inference_host, settings.inference_port, "--port")
+    )
+    _serve_http(_inference_app(settings, base_model), bound)
+
+
+def _inference_app(settings: "Settings", base_model: str | None) -> Any:
+    from jobs.settings import cores, quiet_threads
+
+    threads = settings.inference_threads or max(1, cores() // 2)
+    quiet_threads(threads)
+    from adapters.cache import AdapterCache
+    from engine.bases import BaseCatalogue
+    from engine.infer.server import create_app
+    from jobs.opening import open_objects
+
+    base = BaseCatalogue(settings.base_models).find(
+        base_model or next(iter(settings.base_models), ""), weights=True
+    )
+    cache = AdapterCache(
+        open_objects(settings), settings.data_dir / "adapters", settings.adapter_cache_bytes
+    )
+    return create_app(
+        base_name=base.name, base_path=base.path, fetch=fetcher(cache), threads=threads
+    )
+
+
+def fetcher(cache: Any) -> Any:
+    """The inference server's `fetch` over an adapter cache, with the errors it knows."""
+    from adapters.errors import AdapterCorrupt, AdapterError, AdapterMissing
+    from engine.infer.errors import AdapterNotFound, AdapterRefused, AdapterUnavailable
+    from storage.objects import StorageError
+
+    def fetch(adapter_id: str) -> Path:
+        try:
+            found: Path = cache.path(adapter_id)
+        except AdapterMissing as error:
+            raise AdapterNotFound(adapter_id) from error
+        except AdapterCorrupt as error:
+            raise AdapterRefused("adapter_corrupt", str(error)) from error
+        except (AdapterError, StorageError) as error:
+            raise AdapterUnavailable(str(error)) from error
+        return found
+
+    return fetch
+
+
+def migrate(data_dir: DataDir = None) -> None:
+    """Bring the database to the newest schema."""
+    check_names()
+    from cli.look import TICK, note
+    from jobs.database import Database
+
+    settings = read_settings(data_dir=data_dir)
+    database = Database(settings.database)
+    try:
+        database.migrate()
+    finally:
+        database.close()
+    note(TICK, "green", "The database is at the newest schema", f"  {database.url!r}")
+
+
+def check_names() -> None:
+    """Fail when another installed package has taken one of our import names."""
+    home = Path(__file__).resolve().parent.parent
+    for name in OURS:
+        spec = importlib.util.find_spec(name)
+        found = Path(spec.origin).resolve() if spec and spec.origin else None
+        if found is None or not found.is_relative_to(home / name):
+            raise CommandFailed(
+                f"The package {name!r} is not Luthier's but {found or 'missing'}; "
+                "uninstall what brings it, or use an environment of Luthier's own."
+            )
+
+
+def _begin(role: str, child: bool, **flags: Any) -> "Settings":
+    """What every role does first."""
+    if child:
+        end_with_parent()
+    signal.signal(signal.SIGTERM, _leave)
+    check_names()
+    settings = read_settings(**flags)
+    configure_logging(settings.log_format, role)
+    return settings
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    # Before uvicorn runs, and when it raises the signal again after a graceful end.
+    sys.exit(0)
+
+
+def _serve_http(app: Any, bound: socket.socket) -> None:
+    import structlog
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=DRAIN_S,
+        server_header=False,
+    )
+    server = uvicorn.Server(config)
+    host = bound.getsockname()[0]
+    structlog.get_logger().info("http.listening", url=f"http://{host}:{port_of(bound)}")
+    server.run(sockets=[bound])
+    if not server.started:
+        raise CommandFailed("The server could not start; the lines above say why.")
