@@ -81,14 +81,22 @@ class Renderer:
             messages = Conversation(messages=tuple(messages))
         text, spans = self._spans(messages)
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
-        mask = self._mask(text, encoding, spans)
-        ids = encoding.ids[:max_length]
-        return Rendered(tuple(ids), tuple(mask[:max_length]), len(encoding.ids) > len(ids))
+        ids: list[int] = encoding.ids
+        mask = self._mask(text, ids, encoding.offsets, spans)
+        truncated = max_length is not None and len(ids) > max_length
+        return Rendered(tuple(ids[:max_length]), tuple(mask[:max_length]), truncated)
 
     def sequences(self, row: Row, max_length: int | None = None) -> tuple[Rendered, ...]:
-        """What a row of any type trains on: one sequence, or chosen and rejected."""
+        """What a row of any type trains on: one sequence, or chosen and rejected.
+
+        Some templates write an earlier turn otherwise than the last (they drop its reasoning). Then
+        a conversation is one sequence a learned turn, each as the model is to generate it.
+        """
         if isinstance(row, Conversation):
-            return (self.conversation(row, max_length),)
+            try:
+                return (self.conversation(row, max_length),)
+            except TemplateUnsupported:
+                return tuple(self.conversation(turn, max_length) for turn in last_turns(row))
         if isinstance(row, Prompt):
             ids = self.prompt_ids(row.prompt)
             cut = tuple(ids[:max_length])
@@ -105,39 +113,30 @@ class Renderer:
             if messages[i].role != "assistant":
                 continue
             before = self._template.render(messages[:i], add_generation_prompt=True, now=now)
-            after = self._template.render(messages[: i + 1], add_generation_prompt=False, now=now)
+            after = text
+            if i + 1 < len(messages):
+                so_far = messages[: i + 1]
+                after = self._template.render(so_far, add_generation_prompt=False, now=now)
             if not (after.startswith(before) and text.startswith(after)):
                 raise TemplateUnsupported(rewrites(i))
             spans.append((len(before), len(after)))
         return text, spans
 
-    def _mask(self, text: str, encoding: Encoding, spans: list[Span]) -> list[bool]:
+    def _mask(self, text: str, ids: list[int], offsets: list[Span], spans: list[Span]) -> list[bool]:
         """A token is learned if it holds text of a span, up to the token that ends the turn."""
-        mask = [False] * len(encoding.ids)
-        starts = [offset[0] for offset in encoding.offsets]
+        mask = [False] * len(ids)
         for start, end in spans:
-            first = bisect_right(starts, start)
-            while first > 0 and (
-                encoding.offsets[first - 1][1] > start or starts[first - 1] == start
-            ):
-                first -= 1
-            last = first
-            while last < len(starts) and starts[last] < end:
-                last += 1
-            last = self._turn_end(text, encoding, first, last)
-            mask[first:last] = [True] * (last - first)
-        return mask
-
-    def _turn_end(self, text: str, encoding: Encoding, first: int, last: int) -> int:
-        """Just past the earliest stop token of the special and blank tokens that close a span."""
-        end = last
-        for i in range(last - 1, first - 1, -1):
-            token, (left, right) = encoding.ids[i], encoding.offsets[i]
-            if token in self.contract.stop_token_ids:
-                end = i + 1
-            elif token not in self._special and text[left:right].strip():
-                break
-        return end
+            first = bisect_right(offsets, start, key=right)
+            last = bisect_left(offsets, end, lo=first, key=left)
+            while last > first and not self._closes(text, ids[last - 1], offsets[last - 1]):
+def last_turns(conversation: Conversation) -> list[Conversation]:
+    """The conversation up to each learned turn, with that turn alone to learn."""
+    messages = conversation.messages
+    return [
+        Conversation(messages=messages[: i + 1], context=i)
+        for i in range(conversation.context, len(messages))
+        if messages[i].role == "assistant"
+    ]
 
 
 def answered(prompt: tuple[Message, ...], answer: tuple[Message, ...]) -> Conversation:

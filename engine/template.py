@@ -122,5 +122,5 @@ class ChatTemplate:
             roles = ", ".join(message.role for message in messages[:8]) or "none"
             raise RenderError(
                 f"the base model's chat template refuses this conversation (roles: {roles}): "
-                f"{error}; change the roles or their order, or choose another base model"
+                f"{str(error).rstrip('.')}; change the roles or their order, or choose another base model"
             ) from None

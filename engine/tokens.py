@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import cycle, islice
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -34,7 +34,7 @@ class TokenStatistics(Figures):
     """Lengths are in tokens, before truncation; a preference row is as long as its longer answer.
 
     `truncated` rows are longer than max_length. `empty_mask` rows have nothing left to learn once
-    they are cut there. `trained_tokens` carry loss.
+    they are cut there. `trained_tokens` carry loss; a first token never does, nothing predicts it.
     """
 
     rows: int
@@ -56,7 +56,7 @@ class PreviewToken(Figures):
 
 
 class PreviewRow(Figures):
-    """One sequence of a row: row counts from 1, part says which for rows that have two."""
+    """One sequence of a row: row counts from 1, part says which for rows that have several."""
 
     row: int
     part: Part
@@ -70,7 +70,7 @@ def statistics(rows: Iterable[Row], renderer: Renderer, max_length: int) -> Toke
     tokens = trained = truncated = empty = 0
     for _, row, sequences in rendered(rows, renderer, None):
         longest = max(len(sequence.token_ids) for sequence in sequences)
-        learned = [sum(sequence.loss_mask[:max_length]) for sequence in sequences]
+        learned = [sum(sequence.loss_mask[1:max_length]) for sequence in sequences]
         lengths[longest] += 1
         tokens += sum(len(sequence.token_ids) for sequence in sequences)
         trained += sum(learned)
@@ -100,7 +100,7 @@ def preview(
             truncated=sequence.truncated,
         )
         for number, row, sequences in rendered(islice(rows, limit), renderer, max_length)
-        for part, sequence in zip(parts_of(row), sequences, strict=True)
+        for part, sequence in zip(cycle(parts_of(row)), sequences, strict=False)
     )
 
 

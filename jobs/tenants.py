@@ -34,6 +34,15 @@ class Tenants:
                 row = connection.execute(query).mappings().one()
         return Tenant.model_validate(dict(row))
 
+    def find(self, name: str) -> Tenant:
+        """The tenant by this name. Raises NotFound."""
+        query = sa.select(tenants).where(tenants.c.name == name)
+        with self._db.read() as connection:
+            row = connection.execute(query).mappings().first()
+        if row is None:
+            raise NotFound("tenant", name)
+        return Tenant.model_validate(dict(row))
+
     def issue_key(self, tenant_id: str, name: str) -> tuple[str, ApiKey]:
         """A new key of 256 random bits: the text, seen this once, and its record."""
         key = KEY_PREFIX + secrets.token_urlsafe(32)

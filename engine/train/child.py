@@ -4,10 +4,12 @@ A crash, an out-of-memory kill or a segfault here ends this attempt and nothing 
 """
 
 import signal
+import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from engine.errors import EngineError
 from engine.plan import Failed, Finished, Stopped, TrainPlan
@@ -24,6 +26,7 @@ def main(connection: Connection, plan_json: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     link = Link(connection)
     plan = TrainPlan.model_validate_json(plan_json)
+    _quiet()
     torch.set_num_threads(plan.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
@@ -47,3 +50,10 @@ def main(connection: Connection, plan_json: str) -> None:
 
         traceback.print_exc()
         link.send(Failed(code="internal_error", message=f"{type(error).__name__}: {error}"))
+
+
+def _quiet() -> None:
+    """No progress bars and no notices to library authors: the client reads events, not stderr."""
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    warnings.simplefilter("ignore", FutureWarning)

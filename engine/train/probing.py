@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import torch
-
 from engine.infer.probes import compute_logprobs
 from engine.plan import Probe
 from engine.train.examples import IGNORED, Example
@@ -26,13 +24,8 @@ def choose(examples: list[Example]) -> list[tuple[list[int], int]]:
 
 
 def measure(model: Any, probes: list[tuple[list[int], int]]) -> list[tuple[float, ...]]:
-    """Log-probs of each probe's tokens from its start on, with dropout off."""
-    training = model.training
-    model.eval()
-    with torch.no_grad():
-        found = [tuple(compute_logprobs(model, ids, start)) for ids, start in probes]
-    model.train(training)
-    return found
+    """Log-probs of each probe's tokens from its start on, by the definition that serving uses."""
+    return [tuple(compute_logprobs(model, ids, start)) for ids, start in probes]
 
 
 def combine(

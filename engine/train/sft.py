@@ -94,7 +94,7 @@ def _arguments(plan: TrainPlan, method: SftMethod) -> SFTConfig:
         gradient_accumulation_steps=method.gradient_accumulation_steps,
         weight_decay=method.weight_decay,
         max_grad_norm=method.max_grad_norm,
-        gradient_checkpointing=method.gradient_checkpointing,
+        activation_checkpointing=method.gradient_checkpointing,
         bf16=gpu,
         use_cpu=not gpu,
         max_length=None,  # the rows are cut already

@@ -25,7 +25,9 @@ class Watch(TrainerCallback):
     ) -> None:
         if self._link.directive == "cancel":
             raise StopRequested("cancel")
-        if self._link.directive == "pause":
+        if state.global_step >= state.max_steps:
+            control.should_save = False  # the adapter comes next, and is worth more
+        elif self._link.directive == "pause":
             self.asked = "pause"
             control.should_save = True
             control.should_training_stop = True

@@ -1,0 +1,177 @@
+"""From a completion request to its sequences and back: admission, adapter, prompts, choices."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from tokenizers import Tokenizer
+
+from engine.infer.choice import Choice, Shape
+from engine.infer.errors import QueueFull, RequestInvalid
+from engine.infer.events import EventQueue
+from engine.infer.generator import Failed, Generator, Output, SequenceRequest
+from engine.infer.loader import Served
+from engine.infer.metrics import Metrics
+from engine.infer.prompt import EncodedPrompt, encode_prompt, room_for
+from engine.infer.residency import Residency
+from engine.infer.wire import CompletionRequest
+
+
+@dataclass(slots=True)
+class Answer:
+    """What the parts of an answer have in common."""
+
+    model: str
+    choices: list[Choice]
+    prompt_tokens: int
+    id: str = field(default_factory=lambda: f"cmpl-{uuid4().hex[:24]}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def wire(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": "text_completion",
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+        }
+
+    def usage(self) -> dict[str, int]:
+        generated = sum(choice.generated for choice in self.choices)
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": generated,
+            "total_tokens": self.prompt_tokens + generated,
+        }
+
+
+class Completions:
+    """Runs completion requests on a generator. At most max_running + max_waiting
+    sequences are held at once."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        generator: Generator,
+        residency: Residency,
+        metrics: Metrics,
+        *,
+        max_running: int,
+        max_waiting: int,
+    ) -> None:
+        self._tokenizer, self._generator = tokenizer, generator
+        self._residency, self._metrics = residency, metrics
+        self._max_running, self._max_sequences = max_running, max_running + max_waiting
+        self._held = 0
+
+    async def run(
+        self, body: CompletionRequest
+    ) -> AsyncGenerator[tuple[Answer, Choice | None], None]:
+        """Yields the answer once it has started, then each choice that something was added to.
+
+        Close it to cancel what still runs. Raises EngineErrors, of the request before the first
+        yield and of the generation after it.
+        """
+        asked = time.monotonic()
+        with self._hold(len(body.prompts) * body.n):
+            async with self._residency.use(body.model) as served:
+                prompts = await self._encode(body)
+                answer, requests = self._plan(body, served, prompts)
+                self._metrics.tokens_in.inc(answer.prompt_tokens)
+                events = EventQueue()
+                tickets = [
+                    self._generator.submit(request, events.sink(number))
+                    for number, request in enumerate(requests)
+                ]
+                try:
+                    yield answer, None
+                    async for choice in self._follow(answer, events, asked):
+                        yield answer, choice
+                finally:
+                    for ticket in tickets:
+                        ticket.cancel()
+
+    async def _follow(
+        self, answer: Answer, events: EventQueue, asked: float
+    ) -> AsyncGenerator[Choice, None]:
+        live, first = len(answer.choices), True
+        while live:
+            number, event = await events.get()
+            if isinstance(event, Failed):
+                raise event.error
+            choice = answer.choices[number]
+            choice.add(event)
+            if isinstance(event, Output):
+                live -= event.finish is not None
+                self._metrics.tokens_out.inc(event.token_id is not None)
+                if first:
+                    self._metrics.first_token_seconds.observe(time.monotonic() - asked)
+                    first = False
+            yield choice
+
+    @contextmanager
+    def _hold(self, sequences: int) -> Iterator[None]:
+        """Count them for as long as the request lasts. Raises QueueFull."""
+        if sequences > self._max_sequences:
+            raise RequestInvalid(
+                f"{sequences} choices are more than this server holds at once "
+                f"({self._max_sequences}); send fewer prompts or a smaller n.",
+                param="n",
+                code="too_many_choices",
+            )
+        if self._held + sequences > self._max_sequences:
+            waiting = max(self._held - self._max_running, 0)
+            raise QueueFull(waiting, retry_after_s=1 + waiting // self._max_running)
+        self._change(sequences)
+        try:
+            yield
+        finally:
+            self._change(-sequences)
+
+    def _change(self, sequences: int) -> None:
+        self._held += sequences
+        self._metrics.sequences.set(self._held)
+
+    async def _encode(self, body: CompletionRequest) -> list[EncodedPrompt]:
+        """Long prompts take a while: off the event loop."""
+
+        def encode() -> list[EncodedPrompt]:
+            return [encode_prompt(self._tokenizer, prompt) for prompt in body.prompts]
+
+        if not body.prompts:
+            raise RequestInvalid("There is no prompt.", param="prompt", code="empty_prompt")
+        return await asyncio.to_thread(encode)
+
+    def _plan(
+        self, body: CompletionRequest, served: Served, prompts: list[EncodedPrompt]
+    ) -> tuple[Answer, list[SequenceRequest]]:
+        """A sequence and a choice for each of the n continuations of each prompt."""
+        stops = frozenset(body.stop_token_ids or ())
+        if not body.ignore_eos:
+            stops |= served.stop_token_ids
+        shape = Shape(body.echo, body.logprobs is not None, body.return_token_ids)
+        answer = Answer(body.model, [], sum(len(prompt.ids) for prompt in prompts))
+        requests = []
+        for prompt in prompts:
+            max_tokens = room_for(served.model, prompt, body.max_tokens)
+            for index in range(body.n):
+                answer.choices.append(Choice(self._tokenizer, len(answer.choices), prompt, shape))
+                requests.append(
+                    SequenceRequest(
+                        model=served.model,
+                        lora=served.lora,
+                        prompt_ids=prompt.ids,
+                        max_tokens=max_tokens,
+                        sampling=body.sampling,
+                        index=index,
+                        stop=body.stops,
+                        stop_token_ids=stops,
+                        logprobs=body.logprobs,
+                        score_prompt=body.echo and body.logprobs is not None,
+                    )
+                )
+        return answer, requests

@@ -1,0 +1,60 @@
+"""What `fetch` hands over: a folder with an adapter, and the part of its manifest serving needs."""
+
+import math
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from safetensors import SafetensorError, safe_open
+
+from engine.infer.errors import AdapterRefused
+
+
+class Probe(BaseModel):
+    """Log-probs the trainer saw: logprobs[i] is of token_ids[prompt_tokens + i]."""
+
+    model_config = ConfigDict(frozen=True)
+
+    token_ids: tuple[int, ...]
+    prompt_tokens: int = Field(ge=1)
+    logprobs: tuple[FiniteFloat, ...]
+
+
+class Contract(BaseModel):
+    """Of the render contract, what ends a generation; None: as the base does."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stop_token_ids: tuple[int, ...] | None = None
+
+
+class ServingManifest(BaseModel):
+    """The fields of manifest.json that serving reads; the rest is not its business."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["lora", "full"]
+    contract: Contract = Contract()
+    probes: tuple[Probe, ...] = ()
+
+
+def read_manifest(folder: Path) -> ServingManifest:
+    """The manifest of a fetched adapter. Raises AdapterRefused."""
+    try:
+        return ServingManifest.model_validate_json((folder / "manifest.json").read_bytes())
+    except (OSError, ValidationError) as error:
+        raise AdapterRefused(
+            "adapter_invalid", "The adapter's manifest.json cannot be read; publish it again."
+        ) from error
+
+
+def model_bytes(folder: Path, bytes_per_weight: int) -> int:
+    """The memory that the safetensors of a model folder take once loaded. Raises AdapterRefused."""
+    weights = 0
+    try:
+        for path in folder.glob("*.safetensors"):
+            with safe_open(path, "np") as file:
+                weights += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118  # no dict
+    except (OSError, SafetensorError) as error:
+        raise AdapterRefused("adapter_invalid", f"Its weights cannot be read: {error}") from error
+    return weights * bytes_per_weight

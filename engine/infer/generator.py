@@ -1,0 +1,86 @@
+"""The seam between HTTP and the model: sequences go in, what they generate comes out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from engine.infer.lora import LoraWeights
+from engine.infer.model import ServedModel
+from engine.infer.sampling import GREEDY, Sampling, Score
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceRequest:
+    """One prompt to continue by at most max_tokens; with 0 it is only scored."""
+
+    model: ServedModel
+    lora: LoraWeights | None
+    prompt_ids: tuple[int, ...]
+    max_tokens: int
+    sampling: Sampling = GREEDY
+    index: int = 0  # among the choices of one request: gives each its own randomness
+    stop: tuple[str, ...] = ()
+    stop_token_ids: frozenset[int] = frozenset()
+    logprobs: int | None = None  # how many alternatives; None: no log-probs
+    score_prompt: bool = False
+    ahead: bool = False  # a probe: does not wait behind the clients' sequences
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Why a sequence ended. stop_reason: the stop string or token id of the request that hit."""
+
+    reason: Literal["stop", "length"]
+    stop_reason: int | str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptScored:
+    """The log-probs of the prompt's tokens; the first has none."""
+
+    scores: tuple[Score | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one step added. `offset` is where the token's text starts in the whole text.
+
+    The text lags behind the tokens while a character or a stop string is incomplete. token_id is
+    None when max_tokens was 0.
+    """
+
+    text: str
+    token_id: int | None
+    offset: int
+    score: Score | None
+    finish: Finish | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The sequence ended with an error."""
+
+    error: Exception
+
+
+Event = PromptScored | Output | Failed
+Sink = Callable[[Event], None]
+
+
+class Ticket:
+    """A sequence that was handed in. `cancel` takes effect within one step; any thread may."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Generator(Protocol):
+    """Runs sequences. `sink` is called from the generator's thread, in order, and must not block.
+
+    The last event of a sequence that is not cancelled is Failed or an Output with `finish`.
+    """
+
+    def submit(self, request: SequenceRequest, sink: Sink) -> Ticket: ...

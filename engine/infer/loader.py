@@ -1,0 +1,112 @@
+"""Brings adapters from `fetch` into memory, in threads of its own."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from engine.infer.errors import (
+    AdapterNotFound,
+    AdapterRefused,
+    AdapterUnavailable,
+    ModelUnusable,
+)
+from engine.infer.folder import Probe, model_bytes, read_manifest
+from engine.infer.lora import LoraWeights, load_lora
+from engine.infer.model import ServedModel, load_model, serving_dtype
+
+log = structlog.get_logger()
+
+Fetch = Callable[[str], Path]
+_Result = TypeVar("_Result")
+_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What to generate with: the base, the base with an adapter, or a full fine-tune."""
+
+    name: str
+    model: ServedModel
+    lora: LoraWeights | None
+    stop_token_ids: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An adapter that was fetched: what it is, how large, and how to check it."""
+
+    kind: str
+    size_bytes: int
+    stop_token_ids: frozenset[int]
+    probes: tuple[Probe, ...]
+
+
+class Loader:
+    """Reads adapters of one base. `fetch` may be slow and is called from several threads."""
+
+    def __init__(self, fetch: Fetch, base: Served, *, max_context: int | None) -> None:
+        self._fetch, self._base, self._max_context = fetch, base, max_context
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="luthier-load")
+        self._one_model = threading.Lock()  # Transformers sets process-wide state while it loads
+
+    async def fetch(self, name: str) -> Path:
+        """The adapter's folder; it may go away later, so read it at once."""
+        return await self._run(lambda: self._fetched(name))
+
+    async def find(self, name: str) -> Found:
+        """Raises AdapterNotFound, AdapterRefused, AdapterUnavailable."""
+        return await self._run(lambda: self._found(name))
+
+    async def read(self, name: str, found: Found) -> Served:
+        """Raises the same. Fetches anew, because finding room may have taken long."""
+        return await self._run(lambda: self._served(name, found))
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, call: Callable[[], _Result]) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+    def _fetched(self, name: str) -> Path:
+        try:
+            return self._fetch(name)
+        except (AdapterNotFound, AdapterRefused, AdapterUnavailable):
+            raise
+        except Exception as error:  # the edge to whoever keeps the adapters: any failure may pass
+            log.exception("adapter.fetch_failed", adapter_id=name)
+            raise AdapterUnavailable(
+                f"Adapter {name!r} could not be fetched; try again, and see the log if it stays so."
+            ) from error
+
+    def _found(self, name: str) -> Found:
+        folder = self._fetched(name)
+        manifest = read_manifest(folder)
+        stops = manifest.contract.stop_token_ids
+        size = 0
+        if manifest.kind == "full":
+            size = model_bytes(folder, serving_dtype(self._base.model.device).itemsize)
+        return Found(
+            manifest.kind,
+            size,
+            self._base.stop_token_ids if stops is None else frozenset(stops),
+            manifest.probes,
+        )
+
+    def _served(self, name: str, found: Found) -> Served:
+        folder, base = self._fetched(name), self._base.model
+        if found.kind == "lora":
+            lora = load_lora(folder, base.linear_shapes, base.device)
+            return Served(name, base, lora, found.stop_token_ids)
+        try:
+            with self._one_model:
+                model = load_model(name, folder, base.device, max_context=self._max_context)
+        except ModelUnusable as error:
+            code = "model_needs_code" if error.code == "model_needs_code" else "adapter_invalid"
+            raise AdapterRefused(code, str(error)) from error
+        return Served(name, model, None, found.stop_token_ids)

@@ -1,0 +1,158 @@
+"""LoRA on a model that is shared: every linear layer adds the delta of whoever is being served."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
+
+from engine.infer.errors import AdapterRefused
+
+CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
+_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<half>[AB])\.weight")
+# Options of PEFT that change what an adapter computes, and that this server does not compute.
+_UNSUPPORTED = (
+    "use_dora",
+    "lora_bias",
+    "modules_to_save",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+    "use_qalora",
+    "use_bdlora",
+    "arrow_config",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LoraWeights:
+    """A by module [r, in] and B [out, r]; the scaling is folded into B."""
+
+    pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+
+
+class LoraSwitch:
+    """The linear layers of one model, and whose delta they add in the forward that runs now."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.shapes: dict[str, tuple[int, int]] = {}  # module name -> (in, out)
+        self._active: Mapping[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear):
+                self.shapes[name] = (module.in_features, module.out_features)
+            elif isinstance(module, Conv1D):
+                self.shapes[name] = (module.nx, module.nf)
+            else:
+                continue
+            module.register_forward_hook(self._hook(name))
+
+    def activate(self, lora: LoraWeights | None) -> None:
+        """From now on the layers add this adapter's delta; None: nobody's."""
+        self._active = lora.pairs if lora else {}
+
+    def _hook(self, name: str) -> Any:
+        # A hook and not a module in the layer's place: models that read `layer.weight` still can.
+        def add_delta(_module: nn.Module, inputs: tuple[torch.Tensor, ...], output: Any) -> Any:
+            pair = self._active.get(name)
+            if pair is None:
+                return None
+            lora_a, lora_b = pair
+            delta = functional.linear(functional.linear(inputs[0].to(lora_a.dtype), lora_a), lora_b)
+            return (output + delta).to(output.dtype)
+
+        return add_delta
+
+
+def load_lora(
+    folder: Path, shapes: Mapping[str, tuple[int, int]], device: torch.device
+) -> LoraWeights:
+    """Read a PEFT LoRA folder for the model with these linear layers. Raises AdapterRefused.
+
+    Weights are kept in float32, as PEFT does, also on a bfloat16 base.
+    """
+    config = _read_config(folder)
+    halves: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in _tensors(folder / WEIGHTS_NAME):
+        match = _KEY.fullmatch(key)
+        if match is None:
+            raise _refused(f"tensor {key!r} is not the A or B of a linear layer")
+        if match["module"] not in shapes:
+            raise _refused(f"{match['module']!r} is not a linear layer of the base model")
+        halves.setdefault(match["module"], {})[match["half"]] = tensor.to(device, torch.float32)
+    if not halves:
+        raise _refused("it has no weights")
+    return LoraWeights(
+        {name: _pair(name, half, shapes[name], config) for name, half in halves.items()}
+    )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / CONFIG_NAME).read_bytes())
+    except (OSError, ValueError) as error:
+        raise _refused(f"{CONFIG_NAME} cannot be read") from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise _refused(f"{CONFIG_NAME} is not that of a LoRA adapter")
+    odd = [option for option in _UNSUPPORTED if config.get(option)]
+    if config.get("bias", "none") != "none":
+        odd.append("bias")
+    if odd:
+        raise _refused(f"this server does not serve LoRA with {', '.join(odd)}")
+    return config
+
+
+def _tensors(path: Path) -> list[tuple[str, torch.Tensor]]:
+    try:
+        with safe_open(path, "pt") as file:
+            return [(key, file.get_tensor(key)) for key in file.keys()]  # noqa: SIM118  # no dict
+    except (OSError, SafetensorError) as error:
+        raise _refused(f"{path.name} cannot be read: {error}") from error
+
+
+def _pair(
+    name: str,
+    half: Mapping[str, torch.Tensor],
+    shape: tuple[int, int],
+    config: Mapping[str, Any],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if len(half) != 2:
+        raise _refused(f"{name!r} has only one of A and B")
+    lora_a, lora_b = half["A"], half["B"]
+    rank = lora_a.shape[0]
+    if tuple(lora_a.shape) != (rank, shape[0]) or tuple(lora_b.shape) != (shape[1], rank):
+        raise _refused(
+            f"{name!r} has A {list(lora_a.shape)} and B {list(lora_b.shape)}; "
+            f"the base's layer is {shape[0]} to {shape[1]}"
+        )
+    scaled = lora_b * _scaling(name, rank, config)
+    if not (lora_a.isfinite().all() and scaled.isfinite().all()):
+        raise _refused(f"{name!r} has weights that are not finite")
+    return lora_a.contiguous(), scaled.contiguous()
+
+
+def _scaling(name: str, rank: int, config: Mapping[str, Any]) -> float:
+    """alpha / r; rsLoRA (https://arxiv.org/abs/2312.03732): alpha / sqrt(r)."""
+    alpha = config.get("lora_alpha", 8)
+    for pattern, own in (config.get("alpha_pattern") or {}).items():
+        # PEFT reads the keys as regular expressions; ours come from strangers, so only as names.
+        if name == pattern or name.endswith("." + pattern):
+            alpha = own
+            break
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not rank:
+        raise _refused(f"{CONFIG_NAME} has no usable lora_alpha for {name!r}")
+    return float(alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank)
+
+
+def _refused(why: str) -> AdapterRefused:
+    return AdapterRefused(
+        "adapter_invalid", f"The adapter cannot be served: {why}. Export it again with PEFT."
+    )

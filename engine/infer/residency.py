@@ -1,0 +1,195 @@
+"""Which adapters are in memory: loaded when first asked for, the least recently used leave."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+
+from engine.infer.errors import AdapterNotFound, AdapterRefused, AdapterUnavailable
+from engine.infer.loader import Loader, Served
+from engine.infer.metrics import Metrics
+from engine.infer.room import Room, Seat
+from engine.infer.verification import Verifier
+
+log = structlog.get_logger()
+
+_RECHECK_AFTER_S = 1.0  # a resident adapter may have been deleted,
+_RECHECK_WAIT_S = 1.0  # but a store that does not answer must not end its service
+_REFUSAL_S = 30.0  # how long a refused adapter is not tried again
+_MAX_REFUSALS = 1024
+
+
+class _Slot(Seat):
+    """An adapter that is in memory, or on its way there."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.room: Room | None = None
+        self.load: asyncio.Task[Served]
+        self.recheck: asyncio.Task[None] | None = None
+        self.checked_at = 0.0
+        self.deleted = False
+
+
+class Residency:
+    """Hands out what to generate with. Lives on the event loop; loading happens in threads."""
+
+    def __init__(
+        self,
+        base: Served,
+        loader: Loader,
+        verifier: Verifier,
+        metrics: Metrics,
+        *,
+        max_resident: int,
+        max_full_models: int,
+        max_full_model_bytes: int | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._base, self._loader, self._verifier = base, loader, verifier
+        self._metrics, self._clock = metrics, clock
+        self._slots: dict[str, _Slot] = {}
+        self._refusals: dict[str, tuple[float, AdapterRefused]] = {}
+        self._rooms = {
+            "lora": Room(max_resident, None, self._forget),
+            "full": Room(max_full_models, max_full_model_bytes, self._forget),
+        }
+
+    @asynccontextmanager
+    async def use(self, name: str) -> AsyncIterator[Served]:
+        """Keep this model in memory while the caller generates with it.
+
+        Raises AdapterNotFound, AdapterRefused, AdapterUnavailable.
+        """
+        if name == self._base.name:
+            yield self._base
+            return
+        slot = self._slots.get(name) or self._open(name)
+        slot.pins += 1
+        try:
+            served = await asyncio.shield(slot.load)
+            await self._recheck(slot)
+            if slot.room:
+                slot.room.touch(slot)
+            yield served
+        finally:
+            slot.pins -= 1
+            if slot.room:
+                slot.room.changed(slot)
+                self._count()
+
+    def resident(self) -> list[str]:
+        """The names of the adapters that are ready."""
+        return [slot.name for slot in self._slots.values() if slot.ready]
+
+    async def close(self) -> None:
+        """Give up what is still loading."""
+        tasks = [slot.load for slot in self._slots.values()]
+        tasks += [slot.recheck for slot in self._slots.values() if slot.recheck]  # type: ignore[misc]  # results unused
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _open(self, name: str) -> _Slot:
+        """Start the one load of this adapter, unless it was refused a moment ago."""
+        refused_at, refusal = self._refusals.get(name, (float("-inf"), None))
+        if refusal and self._clock() - refused_at < _REFUSAL_S:
+            raise AdapterRefused(refusal.code, str(refusal))
+        slot = self._slots[name] = _Slot(name)
+        slot.load = asyncio.create_task(self._load(slot))
+        # Its error belongs to those who wait; when they have all gone, nobody needs to hear it.
+        slot.load.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return slot
+
+    async def _load(self, slot: _Slot) -> Served:
+        started = self._clock()
+        outcome = "cancelled"
+        try:
+            served = await self._bring(slot)
+            outcome = "ok"
+        except AdapterRefused as error:
+            outcome = error.code
+            self._refuse(slot.name, error)
+            raise
+        except (AdapterNotFound, AdapterUnavailable) as error:
+            outcome = "not_found" if isinstance(error, AdapterNotFound) else "unavailable"
+            raise
+        except Exception:
+            outcome = "error"
+            raise
+        finally:
+            self._metrics.loads.labels(outcome).inc()
+            log.info("adapter.loaded", adapter_id=slot.name, outcome=outcome)
+            if outcome != "ok":
+                self._leave(slot)
+        self._metrics.load_seconds.observe(self._clock() - started)
+        return served
+
+    async def _bring(self, slot: _Slot) -> Served:
+        """Fetch, find room, read, verify."""
+        found = await self._loader.find(slot.name)
+        slot.checked_at = self._clock()
+        room = self._rooms[found.kind]
+        if room.max_bytes is not None and found.size_bytes > room.max_bytes:
+            raise AdapterRefused(
+                "adapter_too_large",
+                f"Adapter {slot.name!r} needs {found.size_bytes} bytes of memory; this server "
+                f"keeps {room.max_bytes} for full models. Ask the operator for more.",
+            )
+        await room.take(slot, found.size_bytes)
+        slot.room = room
+        served = await self._loader.read(slot.name, found)
+        await self._verifier.check(slot.name, served.model, served.lora, found.probes)
+        slot.ready = True
+        room.changed(slot)
+        self._count()
+        return served
+
+    async def _recheck(self, slot: _Slot) -> None:
+        """Whether the adapter has been deleted since; asked once for all who want to know."""
+        if self._clock() - slot.checked_at > _RECHECK_AFTER_S and not slot.deleted:
+            if slot.recheck is None:
+                slot.recheck = asyncio.create_task(self._ask(slot))
+            await asyncio.wait({slot.recheck}, timeout=_RECHECK_WAIT_S)
+        if slot.deleted:
+            raise AdapterNotFound(slot.name)
+
+    async def _ask(self, slot: _Slot) -> None:
+        try:
+            await self._loader.fetch(slot.name)
+        except AdapterNotFound:
+            slot.deleted = True
+            self._leave(slot)
+        except (AdapterRefused, AdapterUnavailable) as error:
+            log.warning("adapter.recheck_failed", adapter_id=slot.name, error=str(error))
+        finally:
+            slot.checked_at = self._clock()
+            slot.recheck = None
+
+    def _refuse(self, name: str, error: AdapterRefused) -> None:
+        """Remember it: its content never changes, and trying costs a fetch and forwards."""
+        while len(self._refusals) >= _MAX_REFUSALS:
+            del self._refusals[next(iter(self._refusals))]
+        self._refusals[name] = (self._clock(), error)
+
+    def _leave(self, slot: _Slot) -> None:
+        """Take the adapter out of memory; those who use it now finish with it."""
+        if self._slots.get(slot.name) is slot:
+            del self._slots[slot.name]
+        if slot.room:
+            slot.room.leave(slot)
+            self._count()
+
+    def _forget(self, seat: Seat) -> None:
+        """A room turned this one out."""
+        assert isinstance(seat, _Slot)
+        self._leave(seat)
+        self._metrics.evictions.inc()
+        log.info("adapter.evicted", adapter_id=seat.name)
+
+    def _count(self) -> None:
+        for kind, room in self._rooms.items():
+            self._metrics.resident.labels(kind).set(len(room))

@@ -1,0 +1,102 @@
+"""The body of POST /v1/completions, as OpenAI and vLLM have it."""
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from engine.infer.errors import RequestInvalid
+from engine.infer.sampling import Sampling
+
+TokenId = Annotated[int, Field(ge=0)]
+StopString = Annotated[str, Field(min_length=1, max_length=1024)]
+_PROMPT_FORMS = "must be a string, a list of token ids, or a list of either"
+
+
+class StreamOptions(BaseModel):
+    """Options of `stream`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    include_usage: bool = False
+
+
+class CompletionRequest(BaseModel):
+    """What a client may ask. Fields that the server does not know are refused, not ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    model: str
+    prompt: str | list[TokenId] | list[str] | list[list[TokenId]]
+    max_tokens: int | None = Field(16, ge=0)
+    temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(-1, ge=-1)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stop: StopString | Annotated[list[StopString], Field(max_length=32)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=256)] | None = None
+    ignore_eos: bool = False
+    logprobs: int | None = Field(None, ge=0, le=20)
+    echo: bool = False
+    n: int = Field(1, ge=1, le=64)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    return_token_ids: bool = False
+    user: str | None = None
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options needs stream to be true")
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens 0 only scores the prompt; set echo too, or generate more")
+        return self
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if self.prompt and isinstance(self.prompt[0], int):
+            return [self.prompt]
+        return list(self.prompt)  # type: ignore[arg-type]  # several, of either form
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.temperature, self.top_p, self.top_k, self.seed)
+
+    @property
+    def includes_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+def parse_request(body: bytes) -> CompletionRequest:
+    """Raises RequestInvalid: 400 when it is not JSON, 422 when it is not this JSON."""
+    try:
+        return CompletionRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise _explain(error) from error
+
+
+def _explain(error: ValidationError) -> RequestInvalid:
+    problems: dict[str, str] = {}
+    for each in error.errors(include_url=False, include_context=False, include_input=False):
+        if each["type"] == "json_invalid":
+            return RequestInvalid(
+                f"The body is not JSON: {each['msg']}.", param=None, code="malformed_json"
+            )
+        field = str(each["loc"][0]) if each["loc"] else "body"
+        text = (
+            "is not a field of this request" if each["type"] == "extra_forbidden" else each["msg"]
+        )
+        problems.setdefault(field, _PROMPT_FORMS if field == "prompt" else text)
+    shown = "; ".join(f"{field}: {text}" for field, text in list(problems.items())[:20])
+    unknown = all(each["type"] == "extra_forbidden" for each in error.errors(include_url=False))
+    return RequestInvalid(
+        f"{shown}.",
+        param=None if next(iter(problems)) == "body" else next(iter(problems)),
+        code="unknown_field" if unknown else "invalid_value",
+        status=422,
+    )
