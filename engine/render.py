@@ -1,12 +1,13 @@
 """Renderer: messages to text and tokens under one render contract, with the assistant's marked."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from pathlib import Path
 
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
 from engine.contract import (
     DEFAULT_TEMPLATE,
@@ -122,13 +123,31 @@ class Renderer:
             spans.append((len(before), len(after)))
         return text, spans
 
-    def _mask(self, text: str, ids: list[int], offsets: list[Span], spans: list[Span]) -> list[bool]:
+    def _mask(
+        self, text: str, ids: list[int], offsets: list[Span], spans: list[Span]
+    ) -> list[bool]:
         """A token is learned if it holds text of a span, up to the token that ends the turn."""
         mask = [False] * len(ids)
         for start, end in spans:
-            first = bisect_right(offsets, start, key=right)
-            last = bisect_left(offsets, end, lo=first, key=left)
-            while last > first and not self._closes(text, ids[last - 1], offsets[last - 1]):
+            first = bisect_right(offsets, start, key=itemgetter(1))
+            last = bisect_left(offsets, end, lo=first, key=itemgetter(0))
+            last = self._turn_end(text, ids, offsets, first, last)
+            mask[first:last] = [True] * (last - first)
+        return mask
+
+    def _turn_end(
+        self, text: str, ids: list[int], offsets: list[Span], first: int, last: int
+    ) -> int:
+        """Just past the earliest stop token of the special and blank tokens that close a span."""
+        end = last
+        for i in range(last - 1, first - 1, -1):
+            if ids[i] in self.contract.stop_token_ids:
+                end = i + 1
+            elif ids[i] not in self._special and text[slice(*offsets[i])].strip():
+                break
+        return end
+
+
 def last_turns(conversation: Conversation) -> list[Conversation]:
     """The conversation up to each learned turn, with that turn alone to learn."""
     messages = conversation.messages

@@ -120,7 +120,8 @@ class ChatTemplate:
             )
         except Exception as error:  # a template is foreign code: it may raise anything
             roles = ", ".join(message.role for message in messages[:8]) or "none"
+            why = str(error).rstrip(".")
             raise RenderError(
-                f"the base model's chat template refuses this conversation (roles: {roles}): "
-                f"{str(error).rstrip('.')}; change the roles or their order, or choose another base model"
+                f"the base model's chat template refuses this conversation (roles: {roles}): {why}; "
+                "change the roles or their order, or choose another base model"
             ) from None
