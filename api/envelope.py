@@ -14,7 +14,8 @@ class Wire(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def _absent(value: object) -> bool:
+def absent(value: object) -> bool:
+    """For fields that are left out where there is nothing to say."""
     return value is None
 
 
@@ -34,8 +35,8 @@ class ErrorBody(Wire):
     type: str
     param: str | None
     code: str
-    problems: tuple[ProblemBody, ...] | None = Field(None, exclude_if=_absent)
-    total_problems: int | None = Field(None, exclude_if=_absent)
+    problems: tuple[ProblemBody, ...] | None = Field(None, exclude_if=absent)
+    total_problems: int | None = Field(None, exclude_if=absent)
 
 
 class Envelope(Wire):

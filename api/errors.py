@@ -8,10 +8,9 @@ ApiError
 ├── BodyUnreadable         not what the content type says
 ├── MediaTypeUnsupported   a type or an encoding that the route does not read
 ├── Invalid                a parameter that no schema could refuse
-└── generation
-    ├── GeneratorUnavailable   the inference server does not answer
-    ├── GeneratorFailed        it answered with something that is no answer
-    └── GeneratorRefused       it refused, with a status and an envelope of its own
+├── GeneratorUnavailable   the inference server does not answer
+├── GeneratorFailed        it answered with something that is no answer
+└── GeneratorRefused       it refused, with a status and an envelope of its own
 """
 
 from collections.abc import Sequence
@@ -137,25 +136,9 @@ def row_of(error: type[Exception]) -> Row | None:
 
 def answer(error: Exception, request_id: str) -> Response:
     """The answer to whatever came out of a route."""
-    if isinstance(error, RequestValidationError):
-        status, body = _of_validation(error.errors())
-    elif isinstance(error, HTTPException):
-        status = error.status_code
-        code = OF_ROUTING.get(status, "invalid_request")
-        body = _body(status, code, f"{error.detail}: see /docs for what this server takes.")
-    elif isinstance(error, GeneratorRefused):
-        status, body = error.status, error.body
-    elif row := row_of(type(error)):
-        status, body = row.status, _of_ours(error, row)
-    else:
-        status = UNHANDLED.status
-        text = f"A fault of the service; tell its operator this request id: {request_id}."
-        body = _body(status, UNHANDLED.code, text)
-    return envelope(status, body, getattr(error, "headers", None))
-
-
-def envelope(status: int, body: ErrorBody, headers: dict[str, str] | None = None) -> Response:
+    status, body = _told(error, request_id)
     content = Envelope(error=body).model_dump_json(ensure_ascii=True)
+    headers = error.headers if isinstance(error, HTTPException) else None
     response = Response(content, status, headers, media_type="application/json")
     if status == 401:
         response.headers["www-authenticate"] = "Bearer"
@@ -164,6 +147,27 @@ def envelope(status: int, body: ErrorBody, headers: dict[str, str] | None = None
     if status in RETRY_AFTER_S:
         response.headers["retry-after"] = str(RETRY_AFTER_S[status])
     return response
+
+
+def body_of(error: ApiError) -> ErrorBody:
+    """For an answer that has begun already: the envelope's content alone."""
+    return _told(error, "")[1]
+
+
+def _told(error: Exception, request_id: str) -> tuple[int, ErrorBody]:
+    if isinstance(error, RequestValidationError):
+        return _of_validation(error.errors())
+    if isinstance(error, HTTPException):
+        status = error.status_code
+        code = OF_ROUTING.get(status, "invalid_request")
+        text = f"{error.detail}: see /docs for what this server takes."
+        return status, _body(status, code, text)
+    if isinstance(error, GeneratorRefused):
+        return error.status, error.body
+    if row := row_of(type(error)):
+        return row.status, _of_ours(error, row)
+    text = f"A fault of the service; tell its operator this request id: {request_id}."
+    return UNHANDLED.status, _body(UNHANDLED.status, UNHANDLED.code, text)
 
 
 def type_of(status: int) -> str:

@@ -1,5 +1,6 @@
 """What the routes work with, built once from the settings and handed to the application."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from storage.objects import ObjectStore
 
 # The inference server may think for long, but it says hello at once.
 INFERENCE_TIMEOUT = httpx.Timeout(600.0, connect=2.0, pool=5.0)
+SLOW_AT_ONCE = 2  # calls that keep a core busy for seconds
 INFERENCE_LIMITS = httpx.Limits(max_connections=512, max_keepalive_connections=64)
 
 
@@ -30,6 +32,7 @@ class Services:
     wakeups: WakeUps
     http: httpx.AsyncClient  # its base URL is the inference server
     instruments: Instruments = field(default_factory=Instruments)
+    slow: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SLOW_AT_ONCE))
 
     async def close(self) -> None:
         await self.http.aclose()

@@ -1,0 +1,118 @@
+"""The client of the inference server: OpenAI's and vLLM's /v1/completions, plain and streamed."""
+
+import json
+from collections.abc import AsyncGenerator
+from typing import Any, TypeVar
+
+import httpx
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from api.envelope import ErrorBody
+from api.errors import GeneratorFailed, GeneratorRefused, GeneratorUnavailable, type_of
+
+PATH = "/v1/completions"
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Answer(BaseModel):
+    """Another server's words: what we do not know is left out."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Usage(_Answer):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Choice(_Answer):
+    text: str
+    finish_reason: str | None = None
+    logprobs: dict[str, Any] | None = None
+
+
+class Completion(_Answer):
+    """A whole answer, or one piece of a streamed one."""
+
+    choices: tuple[Choice, ...] = ()
+    usage: Usage | None = None
+
+
+class _Refusal(_Answer):
+    message: str
+    param: str | None = None
+    code: str | int | None = None
+
+
+class _Refused(_Answer):
+    error: _Refusal
+
+
+async def complete(http: httpx.AsyncClient, body: dict[str, Any]) -> Completion:
+    """The whole answer. Raises GeneratorUnavailable, GeneratorRefused and GeneratorFailed."""
+    try:
+        answer = await http.post(PATH, json=body)
+    except httpx.TransportError as error:
+        raise _unavailable(error) from error
+    if answer.is_error:
+        raise _refused(answer.status_code, answer.content)
+    return _parsed(Completion, answer.content)
+
+
+async def stream(http: httpx.AsyncClient, body: dict[str, Any]) -> AsyncGenerator[Completion, None]:
+    """The answer piece by piece; raises what `complete` does, also in the middle."""
+    asked = body | {"stream": True, "stream_options": {"include_usage": True}}
+    try:
+        async with http.stream("POST", PATH, json=asked) as answer:
+            if answer.is_error:
+                raise _refused(answer.status_code, await answer.aread())
+            async for line in answer.aiter_lines():
+                data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
+                if data == "[DONE]":
+                    return
+                if data:
+                    yield _piece(data.encode())
+    except httpx.TransportError as error:
+        raise _unavailable(error) from error
+    raise GeneratorFailed("The inference server's answer broke off; try again.")
+
+
+def _piece(data: bytes) -> Completion:
+    if b'"error"' in data and "error" in _object(data):
+        raise _refused(502, data)
+    return _parsed(Completion, data)
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _parsed(kind: type[M], data: bytes) -> M:
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError:
+        raise GeneratorFailed("The inference server's answer is not a completion.") from None
+
+
+def _refused(status: int, data: bytes) -> GeneratorRefused:
+    """The server's own refusal; its faults (5xx, but not 503) are a bad gateway's here."""
+    refusal = _parsed(_Refused, data).error
+    status = status if status < 500 or status == 503 else 502
+    body = ErrorBody(
+        message=refusal.message,
+        type=type_of(status),
+        param=refusal.param,
+        code=str(refusal.code or "generator_refused"),
+    )
+    return GeneratorRefused(status, body)
+
+
+def _unavailable(error: httpx.TransportError) -> GeneratorUnavailable:
+    return GeneratorUnavailable(
+        f"The inference server does not answer ({type(error).__name__}); try again in a moment."
+    )

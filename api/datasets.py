@@ -1,0 +1,158 @@
+"""Datasets over HTTP: upload, list, show, delete. What is inside one is in previews.py."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Literal
+
+import anyio
+import structlog
+from fastapi import APIRouter, Query, Request
+
+from api.auth import TenantId
+from api.bodies import StrictRoute
+from api.calls import in_thread, read
+from api.envelope import Deleted, ListOf, Wire, refusals
+from api.forms import Form
+from api.intake import FORMAT_OF_TYPE, Intake, UploadOptions
+from api.paging import After, DatasetId, Limit
+from api.services import FromServices, Services
+from jobs.model import Dataset
+from storage.keys import dataset_prefix
+from storage.objects import StorageError
+
+router = APIRouter(prefix="/datasets", tags=["datasets"], route_class=StrictRoute)
+log = structlog.get_logger()
+
+BATCH_BYTES = 1 << 20
+FORM = "multipart/form-data"
+FORM_FIELDS = frozenset(UploadOptions.model_fields)
+
+_FILE = {"type": "string", "format": "binary"}
+_OPTION = {"type": "string"}
+UPLOAD_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "The file itself, or a form with the file in its last field, `file`.",
+        "content": {
+            kind: {"schema": _FILE} for kind in (*FORMAT_OF_TYPE, "application/octet-stream")
+        }
+        | {
+            FORM: {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "additionalProperties": False,
+                    "properties": dict.fromkeys(sorted(FORM_FIELDS), _OPTION) | {"file": _FILE},
+                }
+            }
+        },
+    }
+}
+
+
+class DatasetView(Wire):
+    """Immutable rows of one type. `warnings` are for people; `sha256` is of the uploaded bytes."""
+
+    object: Literal["dataset"] = "dataset"
+    id: str
+    name: str
+    format: Literal["jsonl", "csv", "parquet"]
+    row_type: str
+    rows: int
+    bytes: int
+    sha256: str
+    duplicates: int
+    warnings: tuple[str, ...]
+    created_at: int
+
+
+def view(dataset: Dataset) -> DatasetView:
+    return DatasetView(
+        id=dataset.id,
+        name=dataset.name,
+        format=dataset.format,
+        row_type=dataset.row_type,
+        rows=dataset.rows,
+        bytes=dataset.size_bytes,
+        sha256=dataset.sha256,
+        duplicates=dataset.duplicates,
+        warnings=dataset.warnings,
+        created_at=int(dataset.created_at),
+    )
+
+
+@router.post("", status_code=201, responses=refusals(408, 413, 415), openapi_extra=UPLOAD_BODY)
+async def upload(
+    request: Request,
+    tenant_id: TenantId,
+    services: FromServices,
+    options: Annotated[UploadOptions, Query()],
+) -> DatasetView:
+    """Store a dataset, checked row by row as it arrives. Problems are told by line and field."""
+    intake = Intake(services.store, services.objects, tenant_id, options)
+    content_type = request.headers.get("content-type", "")
+    try:
+        feed, close = await in_thread(_reader, content_type, intake)
+        async for batch in batches(request.stream()):
+            await in_thread(feed, batch)
+        close()
+        dataset = await in_thread(intake.finish)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await in_thread(intake.abort)
+    return view(dataset)
+
+
+def _reader(
+    content_type: str, intake: Intake
+) -> tuple[Callable[[bytes], None], Callable[[], None]]:
+    """Where the body's bytes go, and what to call after the last."""
+    if content_type.partition(";")[0].strip().lower() == FORM:
+        form = Form(content_type, FORM_FIELDS, intake)
+        return form.feed, form.close
+    intake.begin(content_type, None)
+    return intake.write, lambda: None
+
+
+async def batches(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same bytes in pieces of about a MiB: each is one hop to a thread."""
+    held, size = [], 0
+    async for chunk in chunks:
+        held.append(chunk)
+        size += len(chunk)
+        if size >= BATCH_BYTES:
+            yield b"".join(held)
+            held, size = [], 0
+    if size:
+        yield b"".join(held)
+
+
+@router.get("", responses=refusals(404))
+async def list_datasets(
+    tenant_id: TenantId, services: FromServices, after: After, limit: Limit = 20
+) -> ListOf[DatasetView]:
+    """The tenant's datasets, newest first."""
+    datasets = services.store.datasets
+    page = await read(services.store, datasets.page, tenant_id, after=after, limit=limit)
+    return ListOf(data=tuple(map(view, page.data)), has_more=page.has_more)
+
+
+@router.get("/{id}", responses=refusals(404))
+async def get_dataset(id: DatasetId, tenant_id: TenantId, services: FromServices) -> DatasetView:
+    """One dataset with the report of its check."""
+    return view(await read(services.store, services.store.datasets.get, tenant_id, id))
+
+
+@router.delete("/{id}", responses=refusals(404, 409))
+async def delete_dataset(id: DatasetId, tenant_id: TenantId, services: FromServices) -> Deleted:
+    """Delete a dataset that no waiting or running job needs."""
+    await in_thread(_delete, services, tenant_id, id)
+    return Deleted(id=id, object="dataset")
+
+
+def _delete(services: Services, tenant_id: str, dataset_id: str) -> None:
+    """The row decides; bytes that cannot be removed now are only a waste of space."""
+    services.store.datasets.delete(tenant_id, dataset_id)
+    try:
+        services.objects.delete_prefix(dataset_prefix(tenant_id, dataset_id))
+    except StorageError as error:
+        log.warning("dataset.bytes_left", dataset=dataset_id, error=type(error).__name__)

@@ -1,0 +1,221 @@
+"""POST /generate: a prompt or messages through a base model or an adapter of the tenant."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import aclosing
+from typing import Annotated, Any, Literal, TypeVar
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import Field, model_validator
+from starlette.requests import ClientDisconnect
+
+from api.auth import TenantId
+from api.bodies import StrictRoute
+from api.calls import in_thread
+from api.completions import Choice, Completion, Usage, complete, stream
+from api.envelope import Envelope, Wire, absent, refusals
+from api.errors import ApiError, GeneratorFailed, Invalid, body_of
+from api.paging import known
+from api.rendering import base_named, renderer_of
+from api.services import FromServices, Services
+from engine.render import RenderContract
+from engine.rows import Message
+from jobs.model import Adapter, new_id
+
+router = APIRouter(tags=["generate"], route_class=StrictRoute)
+
+T = TypeVar("T")
+StopText = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+class GenerateBody(Wire):
+    """What to answer, by which model, and how to sample."""
+
+    adapter_id: str | None = Field(None, max_length=64)
+    base_model: str | None = Field(
+        None, max_length=256, description="default: the adapter's, or the first of GET /models"
+    )
+    prompt: str | None = Field(None, min_length=1, description="raw text, encoded as it is")
+    messages: tuple[Message, ...] | None = Field(
+        None, min_length=1, max_length=512, description="a conversation, for the chat template"
+    )
+    max_tokens: int = Field(256, ge=1, le=1_048_576)
+    temperature: float = Field(1.0, ge=0, le=2, description="0: always the likeliest token")
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int | None = Field(None, ge=1, le=1_048_576)
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    stop: StopText | Annotated[tuple[StopText, ...], Field(max_length=32)] | None = None
+    stream: bool = False
+    logprobs: int | None = Field(
+        None, ge=0, le=20, description="of each token and of this many others"
+    )
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> "GenerateBody":
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give exactly one of `prompt` and `messages`")
+        return self
+
+
+class Generation(Wire):
+    """A whole answer."""
+
+    object: Literal["generation"] = "generation"
+    id: str
+    model: str
+    adapter_id: str | None
+    text: str
+    finish_reason: str | None
+    usage: Usage
+    logprobs: dict[str, Any] | None = Field(None, exclude_if=absent)
+
+
+class GenerationChunk(Wire):
+    """A piece of a streamed answer; the last has the finish reason and the usage."""
+
+    object: Literal["generation.chunk"] = "generation.chunk"
+    id: str
+    text: str
+    logprobs: dict[str, Any] | None = Field(None, exclude_if=absent)
+    finish_reason: str | None = Field(None, exclude_if=absent)
+    usage: Usage | None = Field(None, exclude_if=absent)
+
+
+class Asked(Wire):
+    """A request in the inference server's words, and what the answer will say about it."""
+
+    base: str
+    adapter_id: str | None
+    body: dict[str, Any]
+
+
+@router.post(
+    "/generate",
+    response_model=Generation,
+    responses=refusals(404, 429, 502)
+    | {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+)
+async def generate(
+    body: GenerateBody, request: Request, tenant_id: TenantId, services: FromServices
+) -> Response:
+    """Generate. With `stream`, chunks as server-sent events, ended by `data: [DONE]`."""
+    asked = await in_thread(_ask, services, tenant_id, body)
+    if body.stream:
+        pieces = stream(services.http, asked.body)
+        # Waiting for the first piece turns a refusal into a status instead of a broken stream.
+        first = await _unless_gone(request, _first(pieces))
+        frames = _frames(first, pieces)
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        return StreamingResponse(frames, media_type="text/event-stream", headers=headers)
+    answer = await _unless_gone(request, complete(services.http, asked.body))
+    return JSONResponse(_generation(asked, answer).model_dump(mode="json"))
+
+
+def _ask(services: Services, tenant_id: str, body: GenerateBody) -> Asked:
+    """Render under the adapter's own contract. Raises NotFound, Invalid, RenderError."""
+    adapter, base_name, contract = None, body.base_model, None
+    if body.adapter_id is not None:
+        adapter_id = known("adapter", body.adapter_id)
+        adapter = services.store.adapters.get(tenant_id, adapter_id)
+        base_name, contract = _base_of(adapter, body), _contract_of(adapter)
+    base = base_named(services.bases, base_name)
+    renderer = renderer_of(base, contract)
+    text = body.prompt if body.messages is None else body.messages
+    assert text is not None, "the body has one of the two"
+    sampling = body.model_dump(
+        mode="json",
+        include={"max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "logprobs"},
+    )
+    return Asked(
+        base=base.name,
+        adapter_id=body.adapter_id,
+        body={name: value for name, value in sampling.items() if value is not None}
+        | {
+            "model": body.adapter_id or base.name,
+            "prompt": renderer.prompt_ids(text),
+            "stop_token_ids": list(renderer.contract.stop_token_ids),
+        },
+    )
+
+
+def _base_of(adapter: Adapter, body: GenerateBody) -> str:
+    if body.base_model not in (None, adapter.base_model):
+        raise Invalid(
+            f"Adapter {adapter.id} belongs to base model {adapter.base_model!r}; leave "
+            "`base_model` out.",
+            param="base_model",
+        )
+    return adapter.base_model
+
+
+def _contract_of(adapter: Adapter) -> RenderContract:
+    return RenderContract.model_validate(adapter.manifest["contract"])
+
+
+def _generation(asked: Asked, answer: Completion) -> Generation:
+    if not answer.choices or answer.usage is None:
+        raise GeneratorFailed("The inference server's answer has no text or no usage.")
+    choice = answer.choices[0]
+    return Generation(
+        id=new_id("gen"),
+        model=asked.base,
+        adapter_id=asked.adapter_id,
+        text=choice.text,
+        finish_reason=choice.finish_reason,
+        usage=answer.usage,
+        logprobs=choice.logprobs,
+    )
+
+
+async def _unless_gone(request: Request, call: Coroutine[Any, Any, T]) -> T:
+    """The call's result; a client that goes away cancels it."""
+    working = asyncio.create_task(call)
+    gone = asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        for task in (working, gone):
+            task.cancel()
+        await asyncio.wait({working, gone})
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _first(pieces: AsyncIterator[Completion]) -> Completion | None:
+    return await anext(pieces, None)
+
+
+async def _frames(
+    first: Completion | None, pieces: AsyncGenerator[Completion, None]
+) -> AsyncIterator[bytes]:
+    """The stream as ours. An error in the middle is its last event, in the envelope."""
+    id, reason, usage = new_id("gen"), None, None
+    try:
+        async with aclosing(pieces):
+            piece = first
+            while piece is not None:
+                usage = piece.usage or usage
+                for choice in piece.choices:
+                    reason = choice.finish_reason or reason
+                    if choice.text or choice.logprobs:
+                        yield _frame(_chunk(id, choice))
+                piece = await anext(pieces, None)
+        yield _frame(GenerationChunk(id=id, text="", finish_reason=reason, usage=usage))
+        yield b"data: [DONE]\n\n"
+    except ApiError as error:
+        yield _frame(Envelope(error=body_of(error)))
+
+
+def _chunk(id: str, choice: Choice) -> GenerationChunk:
+    return GenerationChunk(id=id, text=choice.text, logprobs=choice.logprobs)
+
+
+def _frame(content: Wire) -> bytes:
+    return f"data: {content.model_dump_json()}\n\n".encode()

@@ -1,0 +1,26 @@
+"""Renderers of bases and adapters, kept because a tokenizer takes long to load."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from engine.bases import BaseCatalogue, BaseModel
+from engine.render import RenderContract, Renderer, load_renderer
+
+KEPT = 8  # a tokenizer of 128k tokens takes some 50 MB; adapters of one base share one
+
+
+def base_named(bases: BaseCatalogue, name: str | None) -> BaseModel:
+    """A base of the list, the first when no name is given. Raises BaseNotAllowed, BaseUnusable."""
+    return bases.find(name if name is not None else next(iter(bases.names), ""))
+
+
+def renderer_of(base: BaseModel, contract: RenderContract | None = None) -> Renderer:
+    """How a base writes, or how an adapter with its own contract does. Raises RenderError."""
+    text = None if contract is None else contract.model_dump_json()
+    return _load(base.path, base.revision, text)
+
+
+@lru_cache(maxsize=KEPT)
+def _load(path: Path, revision: str, contract: str | None) -> Renderer:
+    given = None if contract is None else RenderContract.model_validate_json(contract)
+    return load_renderer(path, given)
