@@ -1,6 +1,7 @@
 """Which adapters are in memory: loaded when first asked for, the least recently used leave."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from engine.infer.verification import Verifier
 
 log = structlog.get_logger()
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _RECHECK_AFTER_S = 1.0  # a resident adapter may have been deleted,
 _RECHECK_WAIT_S = 1.0  # but a store that does not answer must not end its service
 _REFUSAL_S = 30.0  # how long a refused adapter is not tried again
@@ -95,6 +97,8 @@ class Residency:
 
     def _open(self, name: str) -> _Slot:
         """Start the one load of this adapter, unless it was refused a moment ago."""
+        if not _NAME.fullmatch(name):  # names become paths: only plain ones reach `fetch`
+            raise AdapterNotFound(name)
         refused_at, refusal = self._refusals.get(name, (float("-inf"), None))
         if refusal and self._clock() - refused_at < _REFUSAL_S:
             raise AdapterRefused(refusal.code, str(refusal))
