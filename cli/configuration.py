@@ -1,4 +1,4 @@
-"""Settings at the entry points: the environment, with command-line flags on top."""
+"""Settings at the entry points, and the options that many commands share."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,15 @@ DataDir = Annotated[
     Path | None,
     typer.Option("--data-dir", help="Database, objects, caches and key. [.luthier]"),
 ]
+Url = Annotated[
+    str | None,
+    typer.Option("--url", envvar="LUTHIER_URL", help="Where the service is.", show_envvar=True),
+]
+Key = Annotated[
+    str | None,
+    typer.Option("--key", envvar="LUTHIER_API_KEY", help="API key.", show_envvar=True),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
 
 def read_settings(**flags: Any) -> "Settings":

@@ -1,14 +1,15 @@
 """How the command looks: the consoles, the marks and the few styles everything is printed in."""
 
+import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-out = Console(highlight=False, soft_wrap=False)
+_PIPE_COLUMNS = 160  # tables in a pipe are read by programs, which need no folding
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
 err = Console(stderr=True, highlight=False)
 
 _UTF8 = out.encoding.lower().startswith("utf")
@@ -45,16 +46,6 @@ def fail(message: str, details: Iterable[str] = ()) -> None:
     err.print(Text(f"{CROSS} {message}", "red"), soft_wrap=True)
     for detail in details:
         err.print(Text(f"  {detail}", "dim"), soft_wrap=True)
-
-
-def table(*columns: str, right: Iterable[str] = ()) -> Table:
-    """A light table; columns named in `right` hold numbers."""
-    made = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False)
-    for column in columns:
-        made.add_column(
-            column, justify="right" if column in set(right) else "left", overflow="fold"
-        )
-    return made
 
 
 def since(seconds: float) -> str:

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from cli import roles, serve
+from cli import adapter, dataset, generate, job, key, roles, serve
 from cli.failure import is_expected
 
 app = typer.Typer(
@@ -16,6 +16,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(serve.serve)
+app.command()(generate.generate)
+for room in (dataset, job, adapter, key):
+    app.add_typer(room.app, name=room.__name__.rpartition(".")[2])
 _ROLES = "One role each"
 for role in (roles.api, roles.worker, roles.inference):
     app.command(rich_help_panel=_ROLES)(role)

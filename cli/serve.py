@@ -18,6 +18,7 @@ from cli.roles import Host, Port, check_names
 if TYPE_CHECKING:
     from cli.service import Service
 
+_SHOWN_ALREADY = ("http.", "worker.", "inference.started", "inference.stopped")
 _WARNINGS = ("warning", "error", "critical")
 
 
@@ -135,8 +136,9 @@ def log_lines(verbose: bool) -> Any:
 
 
 def _matters(event: dict[str, Any]) -> bool:
-    """All but the requests that went well, and where each role listens, which is shown already."""
-    return event.get("level") in _WARNINGS or not str(event["event"]).startswith("http.")
+    """All but requests that went well and the comings and goings of roles, which are shown."""
+    name = str(event["event"])
+    return event.get("level") in _WARNINGS or not name.startswith(_SHOWN_ALREADY)
 
 
 @contextmanager

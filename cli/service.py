@@ -130,6 +130,7 @@ class Service:
                     )
                 yield None
                 time.sleep(TURN_S)
+            self._require_ready(client)
         self._occupation.announce(self.url)
 
     def _answers(self, client: "httpx.Client", name: str) -> bool:
@@ -137,11 +138,18 @@ class Service:
 
         if name == "worker":
             return any('"worker.started"' in line for line in self._forward(name))
-        probe = f"{self.url}/readyz" if name == "api" else f"{self.inference_url}/health"
+        probe = f"{self.url}/healthz" if name == "api" else f"{self.inference_url}/health"
         try:
             return client.get(probe).status_code == 200
         except httpx.TransportError:
             return False
+
+    def _require_ready(self, client: "httpx.Client") -> None:
+        """The API's own word on the parts it needs, once every role answers."""
+        answer = client.get(f"{self.url}/readyz", timeout=10.0)
+        if answer.status_code != 200:
+            parts = ", ".join(f"{name} {state}" for name, state in answer.json().items())
+            raise CommandFailed(f"The API is not ready: {parts}.")
 
     def _refuse_early_death(self) -> None:
         for name, process in self._processes.items():

@@ -1,0 +1,221 @@
+"""`luthier job`: submit, watch and stop jobs."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.configuration import AsJson, Key, Url
+from cli.failure import CommandFailed
+
+if TYPE_CHECKING:
+    from cli.client import Client
+
+app = typer.Typer(help="Submit, watch and stop jobs.", no_args_is_help=True)
+
+Id = Annotated[str, typer.Argument(metavar="JOB", help="job_...")]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="The newest so many.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Watch it to its end.")]
+
+
+@app.command()
+def submit(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE.json]", help="The job's spec; options below go before it."),
+    ] = None,
+    base_model: Annotated[str | None, typer.Option("--base-model", help="See GET /models.")] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="ds_...")] = None,
+    name: Annotated[str | None, typer.Option("--name")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="sft")] = None,
+    peft: Annotated[str | None, typer.Option("--peft", help="lora or full")] = None,
+    rank: Annotated[int | None, typer.Option("--rank", help="LoRA's r.")] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs")] = None,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate")] = None,
+    seed: Annotated[int | None, typer.Option("--seed")] = None,
+    follow: Follow = False,
+    as_json: AsJson = False,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Queue a job from a spec, from options, or from both."""
+    from cli.client import connect
+
+    spec = _read(file) if file else {}
+    given = {"base_model": base_model, "dataset": dataset, "name": name, "seed": seed}
+    spec |= {field: value for field, value in given.items() if value is not None}
+    _into(spec, "method", "sft", type=method, num_train_epochs=epochs, learning_rate=learning_rate)
+    _into(spec, "peft", "lora", type=peft, r=rank)
+    with connect(url, key) as client:
+        job = post(client, spec)
+        if as_json and not follow:
+            print(json.dumps(job, indent=2))
+            return
+        _submitted(job, follow)
+        if follow:
+            _watch(client, job["id"])
+
+
+def post(client: "Client", spec: dict[str, Any]) -> dict[str, Any]:
+    """Submit once, however often the connection breaks."""
+    import uuid
+
+    job: dict[str, Any] = client.post(
+        "/jobs", spec, headers={"idempotency-key": f"cli-{uuid.uuid4().hex}"}
+    )
+    return job
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        spec = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise CommandFailed(f"{file} cannot be read as JSON: {error}.") from error
+    if not isinstance(spec, dict):
+        raise CommandFailed(f"{file} must hold one JSON object, the job's spec.")
+    return spec
+
+
+def _into(spec: dict[str, Any], field: str, default: str, **given: Any) -> None:
+    """Put the options that were given into a part of the spec."""
+    part = {"type": default} | dict(spec.get(field) or {})
+    spec[field] = part | {name: value for name, value in given.items() if value is not None}
+
+
+def _submitted(job: dict[str, Any], follow: bool) -> None:
+    from cli import look
+
+    look.note(look.TICK, "green", f"Job {job['id']} is {job['status']}")
+    if not follow:
+        look.commands([f"luthier job follow {job['id']}"])
+
+
+@app.command()
+def follow(job: Id, url: Url = None, key: Key = None) -> None:
+    """Watch a job to its end; Ctrl-C leaves it running."""
+    from cli.client import connect
+
+    with connect(url, key) as client:
+        _watch(client, job)
+
+
+def _watch(client: "Client", job_id: str) -> None:
+    from cli import look
+    from cli.follow import follow
+
+    try:
+        job = follow(client, job_id)
+    except KeyboardInterrupt:
+        look.note(look.DOT, "dim", "The job goes on. Watch it again, or end it:")
+        look.commands([f"luthier job follow {job_id}", f"luthier job cancel {job_id}"])
+        raise
+    succeeded(job)
+    look.commands([f'luthier generate --adapter {job["adapter_id"]} "..."'])
+
+
+def succeeded(job: dict[str, Any]) -> None:
+    """The adapter, and where the time went."""
+    from cli import look
+
+    look.note(look.TICK, "green", f"Adapter {job['adapter_id']}", f"  {spent(job['timings'])}")
+
+
+def spent(timings: dict[str, float | None]) -> str:
+    """Posted to published, and how much of that was not training."""
+    from cli.look import since
+
+    total, training = timings["total_s"], timings["training_s"]
+    if total is None or training is None:
+        return ""
+    return f"{since(total)} from posted to published, {since(total - training)} not training"
+
+
+@app.command("list")
+def list_(
+    status: Annotated[str | None, typer.Option("--status", help="queued, running, ...")] = None,
+    limit: Limit = 20,
+    as_json: AsJson = False,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """The newest jobs."""
+    from cli import shapes
+    from cli.client import connect
+
+    with connect(url, key) as client:
+        jobs = client.pages("/jobs", limit=limit, status=status)
+    if as_json:
+        print(json.dumps(jobs, indent=2))
+        return
+    table = shapes.table("job", "status", "step", "loss", "made", "name", right=("step", "loss"))
+    for job in jobs:
+        progress = job["progress"]
+        steps = f"{progress['step']}/{progress['total_steps']}" if progress["total_steps"] else ""
+        loss = "" if progress["loss"] is None else f"{progress['loss']:.3f}"
+        made = shapes.when(job["created_at"])
+        table.add_row(job["id"], shapes.status(job["status"]), steps, loss, made, job["name"] or "")
+    shapes.show(table, empty="No jobs yet. `luthier job submit --help` says how to make one.")
+
+
+@app.command()
+def show(job: Id, as_json: AsJson = False, url: Url = None, key: Key = None) -> None:
+    """One job in full."""
+    from cli import shapes
+    from cli.client import connect
+
+    with connect(url, key) as client:
+        found = client.get(f"/jobs/{job}")
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        shapes.fields(found)
+
+
+@app.command()
+def cancel(job: Id, url: Url = None, key: Key = None) -> None:
+    """Stop a job."""
+    _ask(job, "cancel", url, key)
+
+
+@app.command()
+def pause(job: Id, url: Url = None, key: Key = None) -> None:
+    """Put a job aside, with a checkpoint where it has begun."""
+    _ask(job, "pause", url, key)
+
+
+@app.command()
+def resume(job: Id, url: Url = None, key: Key = None) -> None:
+    """Queue a paused job again."""
+    _ask(job, "resume", url, key)
+
+
+def _ask(job_id: str, change: str, url: str | None, key: str | None) -> None:
+    from cli import look
+    from cli.client import connect
+
+    with connect(url, key) as client:
+        job = client.post(f"/jobs/{job_id}/{change}")
+    soon = f"; {change} is on its way to the worker" if job["requested"] else ""
+    look.note(look.TICK, "green", f"Job {job_id} is {job['status']}{soon}")
+
+
+@app.command()
+def events(job: Id, as_json: AsJson = False, url: Url = None, key: Key = None) -> None:
+    """Every event so far, oldest first."""
+    from cli import look
+    from cli.client import connect
+
+    after, has_more = 0, True
+    with connect(url, key) as client:
+        while has_more:
+            page = client.get(f"/jobs/{job}/events", after=after, limit=1000)
+            has_more = page["has_more"]
+            for event in page["data"]:
+                after = event["seq"]
+                if as_json:
+                    print(json.dumps(event))
+                else:
+                    clock = datetime.fromtimestamp(event["created_at"]).strftime("%H:%M:%S")
+                    look.plain(f"  {clock}  {event['type']:<11} {event['message']}")
