@@ -9,7 +9,7 @@ from starlette.middleware import Middleware
 
 from api import datasets, events, generate, health, jobs, models, previews
 from api.auth import Authentication
-from api.bodies import BodyLimits
+from api.bodies import PATIENCE_S, BodyLimits
 from api.middleware import Edge
 from api.services import Services, lifespan, open_services
 from jobs.settings import Settings
@@ -30,7 +30,11 @@ def create_app(services: Services) -> FastAPI:
         middleware=[  # the first is the outermost
             Middleware(Edge, instruments=services.instruments),
             Middleware(Authentication, store=services.store),
-            Middleware(BodyLimits, upload_bytes=services.settings.max_upload_bytes),
+            Middleware(
+                BodyLimits,
+                upload_bytes=services.settings.max_upload_bytes,
+                patience_s=PATIENCE_S,
+            ),
         ],
         exception_handlers={HTTPException: _onward, RequestValidationError: _onward},
     )

@@ -46,32 +46,32 @@ class _Body:
         self._seen, self._ended = 0, False
 
     async def next(self) -> Message:
-        if self._ended:
-            return await self._receive()
+        """The next message; after the last, whatever the server has to say."""
+        return await self._receive() if self._ended else await self._take(self._patience_s)
+
+    async def whole(self) -> Message:
+        """The body as one message, or the disconnect that came instead."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._patience_s
+        pieces = []
+        while not self._ended:
+            message = await self._take(deadline - clock())
+            if message["type"] == "http.disconnect":
+                return message
+            pieces.append(message.get("body", b""))
+        return {"type": "http.request", "body": b"".join(pieces), "more_body": False}
+
+    async def _take(self, timeout_s: float) -> Message:
         try:
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout(timeout_s):
                 message = await self._receive()
         except TimeoutError:
-            raise BodyTooSlow(
-                f"No part of the body came for {self._patience_s:.0f} s; send it again."
-            ) from None
+            raise BodyTooSlow(f"The body did not come within {self._patience_s:.0f} s.") from None
         self._seen += len(message.get("body", b""))
         self._ended = not message.get("more_body", False)
         if self._seen > self._limit:
             raise _too_large(self._limit)
         return message
-
-    async def whole(self) -> Message:
-        """The body as one message, or the disconnect that came instead."""
-        pieces = []
-        async with asyncio.timeout(self._patience_s) as deadline:
-            while not self._ended:
-                message = await self.next()
-                if message["type"] == "http.disconnect":
-                    return message
-                pieces.append(message.get("body", b""))
-            deadline.reschedule(None)
-        return {"type": "http.request", "body": b"".join(pieces), "more_body": False}
 
 
 def replay(first: Message, receive: Receive) -> Receive:

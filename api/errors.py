@@ -142,6 +142,8 @@ def answer(error: Exception, request_id: str) -> Response:
     response = Response(content, status, headers, media_type="application/json")
     if status == 401:
         response.headers["www-authenticate"] = "Bearer"
+    if status == 408:
+        response.headers["connection"] = "close"  # who sends a byte a minute gets no second try
     if status == 409:
         response.headers["x-should-retry"] = "false"  # SDKs repeat a 409 unless told
     if status in RETRY_AFTER_S:

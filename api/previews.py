@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 
@@ -17,7 +17,7 @@ from api.paging import DatasetId
 from api.rendering import base_named, renderer_of
 from api.services import FromServices, Services
 from engine.bases import BaseModel
-from engine.rows import Row, RowType, iter_rows
+from engine.rows import Row, iter_rows
 from engine.tokens import Bucket, PreviewRow, preview, statistics
 from jobs.model import Dataset
 from storage.keys import dataset_source
@@ -118,7 +118,7 @@ def _chosen(
 
 
 def _rows(path: Path, dataset: Dataset) -> Iterator[Row]:
-    return iter_rows(path, dataset.format, cast(RowType, dataset.row_type))
+    return iter_rows(path, dataset.format, dataset.row_type)
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "config.json").write_text(json.dumps(model))
     weight = np.zeros((HIDDEN, HIDDEN), dtype=np.float32)
     names = [f"model.layers.0.self_attn.{part}_proj.weight" for part in "qkvo"]
-    save_file({name: weight for name in names}, folder / "model.safetensors")
+    save_file(dict.fromkeys(names, weight), folder / "model.safetensors")
     return folder
 
 

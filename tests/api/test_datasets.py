@@ -108,7 +108,9 @@ async def test_the_row_type_may_be_asked_for(client: httpx.AsyncClient) -> None:
     assert answer.json()["error"]["code"] == "dataset_invalid"
 
 
-@pytest.mark.parametrize("query", ["?format=xml", "?row_type=poem", "?name=", "?name=a%00b", "?x=1"])
+@pytest.mark.parametrize(
+    "query", ["?format=xml", "?row_type=poem", "?name=", "?name=a%00b", "?x=1"]
+)
 async def test_an_odd_option_is_refused(client: httpx.AsyncClient, query: str) -> None:
     answer = await client.post(f"/datasets{query}", content=JSONL)
     assert answer.status_code == 422
@@ -148,7 +150,11 @@ async def test_a_deleted_dataset_is_gone_with_its_bytes(
 async def test_a_dataset_that_a_job_waits_for_stays(
     client: httpx.AsyncClient, dataset: dict[str, Any]
 ) -> None:
-    spec = {"base_model": "tiny", "dataset": dataset["id"], "method": {"type": "sft", "max_length": 64}}
+    spec = {
+        "base_model": "tiny",
+        "dataset": dataset["id"],
+        "method": {"type": "sft", "max_length": 64},
+    }
     job = (await client.post("/jobs", json=spec)).json()
 
     answer = await client.delete(f"/datasets/{dataset['id']}")
