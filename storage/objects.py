@@ -89,7 +89,11 @@ class ObjectStore(Protocol):
         ...
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Every object whose key starts with the prefix, sorted by key."""
+        """Every object whose key starts with the prefix, sorted by key.
+
+        Servers differ where `a/...` stands next to `a-b` and `a.b`, that is, when one folder's name
+        begins another's and goes on with such a character. storage.keys makes no such pair.
+        """
         ...
 
     def delete(self, key: str) -> None:

