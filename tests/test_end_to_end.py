@@ -1,0 +1,249 @@
+"""The user's path through real processes: upload, train, generate, take away, bring back."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from jobs.store import Store
+from tests.bases import make_base
+from tests.servers import S3Server
+from tests.workers import REPO, conversations
+
+Serve = Callable[..., httpx.Client]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def serve(base: Path, tmp_path: Path) -> Iterator[Serve]:
+    """Starts `luthier serve` on free ports; a client with the first key. All of it ends after."""
+    running: list[subprocess.Popen[str]] = []
+    clients: list[httpx.Client] = []
+
+    def start(**settings: str) -> httpx.Client:
+        data_dir = tmp_path / "data"
+        environment = {
+            **os.environ,  # noqa: TID251  # the service needs the test's own
+            "LUTHIER_BASE_MODELS": json.dumps({"tiny": str(base)}),
+            **{f"LUTHIER_{name.upper()}": value for name, value in settings.items()},
+        }
+        ports = ["--port", "0", "--inference-port", "0", "--data-dir", str(data_dir)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cli.main", "serve", *ports],
+            cwd=REPO,
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        running.append(process)
+        url = _announced(data_dir, process)
+        key = (data_dir / "key").read_text().strip()
+        clients.append(
+            httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=60)
+        )
+        return clients[-1]
+
+    yield start
+    for client in clients:
+        client.close()
+    for process in running:
+        if process.poll() is not None:
+            process.communicate()
+            continue  # it never came up, and its test has said so
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+        _, alive = psutil.wait_procs(family, timeout=5)
+        assert not alive, "the service left something running"
+
+
+def _announced(data_dir: Path, process: subprocess.Popen[str]) -> str:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "serve ended while starting"
+        try:
+            note = json.loads((data_dir / "serve.json").read_text())
+        except (OSError, ValueError):
+            note = {}
+        if note.get("url"):
+            return str(note["url"])
+        time.sleep(0.1)
+    raise AssertionError("serve did not come up")
+
+
+def upload(client: httpx.Client, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    data = "\n".join(map(json.dumps, rows)).encode()
+    headers = {"content-type": "application/jsonl"}
+    answer = client.post("/datasets", params={"name": "rows"}, content=data, headers=headers)
+    assert answer.status_code == 201, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def follow(client: httpx.Client, job_id: str) -> list[dict[str, Any]]:
+    """Every event of a job, from its stream, to the end."""
+    headers = {"accept": "text/event-stream"}
+    events = []
+    with client.stream("GET", f"/jobs/{job_id}/events", headers=headers, timeout=120) as stream:
+        for line in stream.iter_lines():
+            if line.startswith("data: "):
+                events.append(json.loads(line.removeprefix("data: ")))
+    return events
+
+
+def train(client: httpx.Client, dataset_id: str, **spec: Any) -> dict[str, Any]:
+    body = {
+        "base_model": "tiny",
+        "dataset": dataset_id,
+        "method": {"type": "sft", "num_train_epochs": 6, "learning_rate": 5e-3},
+        "peft": {"type": "lora", "r": 8},
+        **spec,
+    }
+    answer = client.post("/jobs", json=body, headers={"idempotency-key": json.dumps(spec)})
+    assert answer.status_code == 201, answer.text
+    follow(client, answer.json()["id"])
+    job: dict[str, Any] = client.get(f"/jobs/{answer.json()['id']}").json()
+    assert job["status"] == "succeeded", job
+    return job
+
+
+def generate(client: httpx.Client, **body: Any) -> dict[str, Any]:
+    asked = {
+        "messages": [{"role": "user", "content": "say 7"}],
+        "temperature": 0,
+        "max_tokens": 12,
+        "logprobs": 0,
+    }
+    answer = client.post("/generate", json=asked | body)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def streamed(client: httpx.Client, **body: Any) -> str:
+    asked = {"messages": [{"role": "user", "content": "say 7"}], "temperature": 0, "max_tokens": 12}
+    text = ""
+    with client.stream("POST", "/generate", json=asked | body | {"stream": True}) as stream:
+        assert stream.status_code == 200
+        lines = [line for line in stream.iter_lines() if line.startswith("data: ")]
+    assert lines[-1] == "data: [DONE]"
+    for line in lines[:-1]:
+        text += json.loads(line.removeprefix("data: "))["text"]
+    return text
+
+
+def check_events(client: httpx.Client, job: dict[str, Any]) -> None:
+    events = follow(client, job["id"])
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    steps = [event["data"] for event in events if event["type"] == "metrics"]
+    assert [step["step"] for step in steps] == list(range(1, job["progress"]["total_steps"] + 1))
+    assert steps[-1]["loss"] < steps[0]["loss"] - 0.5
+    states = [event["data"]["status"] for event in events if event["type"] == "state"]
+    assert states == ["queued", "running", "succeeded"]
+
+
+def check_download(client: httpx.Client, job: dict[str, Any], base: Path, folder: Path) -> bytes:
+    """A plain PeftModel loads what was downloaded, and says what the service says."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    archive = client.get(f"/adapters/{job['adapter_id']}/download").read()
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        tar.extractall(folder, filter="data")
+    config = next(folder.rglob("adapter_config.json"))
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), config.parent)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "say 7"}], add_generation_prompt=True, return_tensors="pt"
+    )["input_ids"]
+    with torch.no_grad():
+        ids = model.generate(input_ids=prompt, max_new_tokens=12, do_sample=False)
+    text = tokenizer.decode(ids[0, prompt.shape[1] :], skip_special_tokens=True)
+    assert text == generate(client, adapter_id=job["adapter_id"])["text"]
+    return archive
+
+
+def test_the_whole_path_on_one_machine(serve: Serve, base: Path, tmp_path: Path) -> None:
+    client = serve()
+    assert client.get("/readyz").status_code == 200
+
+    dataset = upload(client, conversations(60))
+    assert (dataset["row_type"], dataset["rows"], dataset["warnings"]) == ("conversation", 60, [])
+    few = upload(client, conversations(3))
+    assert "few-shot" in few["warnings"][0].lower()
+    preview = client.get(f"/datasets/{dataset['id']}/preview", params={"limit": 1}).json()
+    tokens = preview["data"][0]["tokens"]
+    assert "".join(token["text"] for token in tokens if token["trained"]) == "number 0 it is</s>"
+    statistics = client.get(f"/datasets/{dataset['id']}/statistics").json()
+    assert (statistics["rows"], statistics["empty_mask"], statistics["truncated"]) == (60, 0, 0)
+
+    job = train(client, dataset["id"])
+    check_events(client, job)
+    adapter = client.get(f"/adapters/{job['adapter_id']}").json()
+    assert adapter["base_model"] == "tiny"
+
+    plain, tuned = generate(client), generate(client, adapter_id=job["adapter_id"])
+    assert plain["logprobs"] != tuned["logprobs"]
+    assert streamed(client) == plain["text"]
+    assert streamed(client, adapter_id=job["adapter_id"]) == tuned["text"]
+
+    archive = check_download(client, job, base, tmp_path / "taken")
+    imported = client.post(
+        "/adapters/import", params={"base_model": "tiny", "name": "back"}, content=archive
+    )
+    assert imported.status_code == 201, imported.text
+    again = generate(client, adapter_id=imported.json()["id"])
+    assert again["text"] == tuned["text"]
+
+    full = train(
+        client,
+        dataset["id"],
+        peft={"type": "full"},
+        method={"type": "sft", "num_train_epochs": 2, "learning_rate": 1e-3},
+    )
+    assert generate(client, adapter_id=full["adapter_id"])["logprobs"] != plain["logprobs"]
+
+    assert client.delete(f"/adapters/{job['adapter_id']}").status_code == 200
+    gone = client.post("/generate", json={"prompt": "a", "adapter_id": job["adapter_id"]})
+    assert gone.status_code == 404
+    assert gone.json()["error"]["code"] == "not_found"
+
+
+def test_the_same_path_over_postgresql_redis_and_s3(
+    serve: Serve, postgres_url: str, redis_url: str, s3: S3Server
+) -> None:
+    store = Store(postgres_url)
+    store.database.migrate()
+    store.close()
+    client = serve(
+        database_url=postgres_url,
+        broker_url=redis_url,
+        storage_url=f"s3://{s3.bucket}/luthier",
+        s3_endpoint_url=s3.endpoint_url,
+        s3_access_key=s3.access_key,
+        s3_secret_key=s3.secret_key,
+    )
+    dataset = upload(client, conversations(60))
+    job = train(client, dataset["id"], checkpoint_every=10)
+    checkpoints = client.get(f"/jobs/{job['id']}/checkpoints").json()["data"]
+    assert [checkpoint["step"] for checkpoint in checkpoints] == [40, 30]
+    assert (
+        generate(client, adapter_id=job["adapter_id"])["logprobs"] != generate(client)["logprobs"]
+    )
+    assert streamed(client, adapter_id=job["adapter_id"])
