@@ -32,10 +32,9 @@ def publish(objects: ObjectStore, claim: Claim, finished: Finished) -> Adapter:
     )
 
 
-def unpublish_leftovers(objects: ObjectStore, claim: Claim) -> None:
-    """Remove what earlier attempts of this job may have published without getting to the row."""
-    for attempt in range(1, claim.job.attempt):
-        registry.remove(objects, claim.job.tenant_id, adapter_id_of(claim.job.id, attempt))
+def unpublish(objects: ObjectStore, tenant_id: str, job_id: str, attempt: int) -> None:
+    """Remove what an attempt may have published; its adapter must have no row."""
+    registry.remove(objects, tenant_id, adapter_id_of(job_id, attempt))
 
 
 def _manifest(claim: Claim, finished: Finished) -> Manifest:

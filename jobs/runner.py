@@ -27,7 +27,7 @@ from jobs.journal import Journal
 from jobs.keeper import LeaseKeeper
 from jobs.launcher import Launcher, Running
 from jobs.model import Claim, Directive, JobError, NewEvent, Progress, Status
-from jobs.publishing import publish, unpublish_leftovers
+from jobs.publishing import publish, unpublish
 from jobs.store import Store
 from storage.keys import dataset_source
 from storage.objects import ObjectStore, StorageError
@@ -127,7 +127,7 @@ class _Attempt:
 
     def run(self) -> None:
         try:
-            unpublish_leftovers(self._runner._objects, self._claim)
+            self._clear_leftovers()
             plan = self._prepare()
             child = self._runner._launcher.start(plan)
             try:
@@ -139,6 +139,12 @@ class _Attempt:
             self._uploader.shutdown(wait=True, cancel_futures=True)
 
     # Before the child
+
+    def _clear_leftovers(self) -> None:
+        """Remove what earlier attempts may have stored of an adapter without getting to its row."""
+        job = self._claim.job
+        for attempt in range(1, job.attempt):
+            unpublish(self._runner._objects, job.tenant_id, job.id, attempt)
 
     def _prepare(self) -> TrainPlan:
         """Bring the inputs here, each checked, and write the plan."""
@@ -236,6 +242,17 @@ class _Attempt:
 
     # After the child
 
+    def _publish(self, finished: Finished) -> None:
+        """Store the adapter, then write its row; without the row it must not be there either."""
+        job, objects = self._claim.job, self._runner._objects
+        adapter = publish(objects, self._claim, finished)
+        try:
+            self._runner._store.leases.succeed(job.id, job.attempt, adapter, finished.training_s)
+        except LeaseLost:
+            unpublish(objects, job.tenant_id, job.id, job.attempt)
+            raise
+        log.info("job.succeeded", adapter_id=adapter.id)
+
     def _end(self, last: Report) -> None:
         self._journal.flush()
         for upload in self._uploads:
@@ -243,9 +260,7 @@ class _Attempt:
         job, leases = self._claim.job, self._runner._store.leases
         match last:
             case Finished():
-                adapter = publish(self._runner._objects, self._claim, last)
-                leases.succeed(job.id, job.attempt, adapter, last.training_s)
-                log.info("job.succeeded", adapter_id=adapter.id)
+                self._publish(last)
             case Stopped(directive="cancel"):
                 leases.cancelled(job.id, job.attempt)
                 log.info("job.cancelled")

@@ -1,0 +1,276 @@
+"""The runner with a scripted trainer: what it writes, and when it must not write."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from adapters import registry
+from adapters.errors import AdapterMissing
+from engine.plan import Failed, Finished, Probe, Report, Saved, Stepped, Stopped, TrainPlan
+from jobs.model import Job, Status
+from jobs.publishing import adapter_id_of
+from jobs.runner import Runner
+from jobs.tables import jobs
+from storage.memory import MemoryStore
+from storage.objects import StorageUnavailable
+from tests.workers import House, conversations
+
+Step = Callable[["Script"], Report | None]
+CONTRACT = {"tokenizer_sha256": "0" * 64}
+
+
+class Script:
+    """A child that says what it was given to say, by the trainer's protocol."""
+
+    def __init__(self, plan: TrainPlan, steps: list[Step]) -> None:
+        self.plan, self._steps = plan, list(steps)
+        self.told: list[str] = []
+        self.killed = False
+
+    def receive(self, timeout_s: float) -> Report | None:
+        if self.killed or not self._steps:
+            raise EOFError
+        report = self._steps[0](self)
+        if report is not None or self._steps[0] is not wait_for_word:
+            self._steps.pop(0)
+        return report
+
+    def tell(self, directive: Literal["cancel", "pause"]) -> None:
+        self.told.append(directive)
+
+    def kill(self) -> None:
+        self.killed = True
+
+    def exit_code(self) -> int | None:
+        return -9 if self.killed else 1
+
+
+class Scripted:
+    """A launcher of scripts; each attempt takes the next one."""
+
+    def __init__(self, *scripts: list[Step]) -> None:
+        self._scripts = list(scripts)
+        self.started: list[Script] = []
+
+    def warm_up(self) -> None:
+        pass
+
+    def start(self, plan: TrainPlan) -> Script:
+        self.started.append(Script(plan, self._scripts.pop(0)))
+        return self.started[-1]
+
+
+def step(number: int) -> Step:
+    return lambda script: Stepped(
+        step=number, total_steps=9, epoch=0.1, metrics={"loss": 1.0 / number}
+    )
+
+
+def save(number: int) -> Step:
+    def saved(script: Script) -> Report:
+        folder = script.plan.work_dir / "checkpoints" / f"checkpoint-{number}"
+        folder.mkdir(parents=True)
+        (folder / "state.bin").write_bytes(bytes([number]) * 100)
+        return Saved(step=number, path=folder, metrics={})
+
+    return saved
+
+
+def finish(script: Script) -> Report:
+    folder = script.plan.work_dir / "adapter"
+    folder.mkdir()
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    probe = Probe(token_ids=(1, 2), prompt_tokens=1, logprobs=(-1.0,), base_logprobs=(-2.0,))
+    return Finished(
+        path=folder,
+        kind="lora",
+        training_s=1.0,
+        metrics={},
+        probes=(probe,),
+        contract=CONTRACT,
+    )
+
+
+def wait_for_word(script: Script) -> Report | None:
+    """Stay quiet until told to stop, then stop as told."""
+    time.sleep(0.01)
+    if not script.told:
+        return None
+    return Stopped(directive="cancel" if script.told[-1] == "cancel" else "pause")
+
+
+@pytest.fixture
+def run(make_house: Callable[..., House]) -> Callable[..., tuple[House, Job, Scripted]]:
+    def run_scripts(
+        *scripts: list[Step],
+        during: Callable[[House, str], None] | None = None,
+        objects: Any = None,
+        **settings: Any,
+    ) -> tuple[House, Job, Scripted]:
+        house = make_house(**settings)
+        if objects is not None:
+            house.objects = objects
+        launcher = Scripted(*scripts)
+        job_id = house.submit(house.add_dataset(conversations(3)))
+        runner = runner_of(house, launcher)
+        if during is not None:
+            threading.Timer(0.3, during, (house, job_id)).start()
+        for _ in scripts:
+            runner.run_next("default")
+        return house, house.job(job_id), launcher
+
+    return run_scripts
+
+
+def runner_of(house: House, launcher: Scripted) -> Runner:
+    root = house.settings.data_dir / "work"
+    root.mkdir(exist_ok=True)
+    return Runner(
+        house.store,
+        house.objects,
+        house.bases,
+        launcher,
+        owner="test",
+        work_root=root,
+        threads=1,
+        heartbeat_s=house.settings.heartbeat_s,
+        lease_s=house.settings.lease_s,
+    )
+
+
+def published(house: House, job: Job, attempt: int) -> bool:
+    try:
+        registry.read_manifest(house.objects, house.tenant_id, adapter_id_of(job.id, attempt))
+    except AdapterMissing:
+        return False
+    return True
+
+
+def leftovers(house: House) -> list[Path]:
+    return list((house.settings.data_dir / "work").iterdir())
+
+
+def test_a_finished_child_becomes_an_adapter_and_an_empty_disk(run: Any) -> None:
+    house, job, _ = run([step(1), save(1), step(2), finish])
+    assert (job.status, job.progress.step) == (Status.SUCCEEDED, 2)
+    assert published(house, job, 1)
+    assert [c.step for c in house.store.jobs.checkpoints(house.tenant_id, job.id)] == [1]
+    assert leftovers(house) == []
+
+
+def test_only_the_newest_checkpoints_are_kept(run: Any) -> None:
+    house, job, _ = run([save(n) for n in (1, 2, 3, 4)] + [finish])
+    steps = [c.step for c in house.store.jobs.checkpoints(house.tenant_id, job.id)]
+    assert steps == [4, 3]
+    kept = [info.key for info in house.objects.list(f"tenants/{house.tenant_id}/jobs/")]
+    assert len(kept) == 2, kept
+
+
+def test_the_next_attempt_resumes_from_the_checkpoint_and_clears_what_was_left(run: Any) -> None:
+    def crash_after_publishing(script: Script) -> Report | None:
+        raise EOFError
+
+    house, job, launcher = run([save(5), crash_after_publishing], [finish])
+    assert job.status is Status.SUCCEEDED
+    assert job.attempt == 2
+    resume = launcher.started[1].plan.resume_from
+    assert resume is not None
+    assert resume.name == "checkpoint-5"
+    assert not published(house, job, 1)
+    assert published(house, job, 2)
+
+
+def test_a_lost_lease_kills_the_child_and_writes_nothing_more(run: Any) -> None:
+    def take_away(house: House, job_id: str) -> None:
+        with house.store.database.write() as connection:
+            connection.execute(jobs.update().where(jobs.c.id == job_id).values(attempt=7))
+
+    house, job, launcher = run([wait_for_word, finish], during=take_away)
+    assert launcher.started[0].killed
+    assert (job.status, job.attempt, job.adapter_id) == (Status.RUNNING, 7, None)
+    assert leftovers(house) == []
+
+
+def test_cancel_reaches_the_child(run: Any) -> None:
+    house, job, launcher = run(
+        [wait_for_word], during=lambda house, id: house.store.jobs.cancel(house.tenant_id, id)
+    )
+    assert launcher.started[0].told == ["cancel"]
+    assert job.status is Status.CANCELLED
+    assert house.store.adapters.page(house.tenant_id).data == []
+
+
+def test_a_cancel_in_the_last_moment_leaves_no_adapter(run: Any) -> None:
+    def cancel_and_finish(script: Script) -> Report:
+        house_of["it"].store.jobs.cancel(house_of["it"].tenant_id, house_of["job"])
+        return finish(script)
+
+    house_of: dict[str, Any] = {}
+
+    def remember(house: House, job_id: str) -> None:
+        house_of.update(it=house, job=job_id)
+
+    def until_known(script: Script) -> Report | None:
+        while not house_of:
+            time.sleep(0.01)
+        return None
+
+    house, job, _ = run([until_known, cancel_and_finish], during=remember)
+    assert (job.status, job.adapter_id) == (Status.CANCELLED, None)
+    assert not published(house, job, 1)
+
+
+def test_a_failure_of_the_trainer_is_the_jobs_with_its_advice(run: Any) -> None:
+    failed = Failed(code="diverged", message="loss is nan; lower `method.learning_rate`.")
+    _, job, _ = run([lambda script: failed])
+    assert job.status is Status.FAILED
+    assert job.error is not None
+    assert job.error.code == "diverged"
+
+
+def test_a_damaged_checkpoint_is_never_resumed_from(make_house: Callable[..., House]) -> None:
+    house = make_house(max_attempts=5)
+    job_id = house.submit(house.add_dataset(conversations(3)))
+    launcher = Scripted([save(3)], [finish])
+    runner = runner_of(house, launcher)
+    runner.run_next("default")
+    (key,) = [i.key for i in house.objects.list(f"tenants/{house.tenant_id}/jobs/")]
+    house.objects.put(key, b"rotten")
+    runner.run_next("default")
+    job = house.job(job_id)
+    assert len(launcher.started) == 1, "no trainer was started from it"
+    assert job.status is Status.QUEUED
+    events, _ = house.store.jobs.events(house.tenant_id, job_id)
+    assert "state.bin" in events[-1].message
+
+
+class Flaky(MemoryStore):
+    """Objects that cannot be written once an adapter is on its way."""
+
+    def writer(self, key: str) -> Any:
+        if "/adapters/" in key:
+            raise StorageUnavailable("the store is away")
+        return super().writer(key)
+
+
+def test_a_store_that_fails_while_publishing_costs_an_attempt_and_shows_nothing(run: Any) -> None:
+    house, job, _ = run([finish], objects=Flaky())
+    assert job.status is Status.QUEUED
+    assert not published(house, job, 1)
+    assert house.store.adapters.page(house.tenant_id).data == []
+
+
+def test_a_draining_runner_hands_its_job_back(make_house: Callable[..., House]) -> None:
+    house = make_house()
+    job_id = house.submit(house.add_dataset(conversations(3)))
+    launcher = Scripted([wait_for_word])
+    runner = runner_of(house, launcher)
+    threading.Timer(0.3, runner.draining.set).start()
+    runner.run_next("default")
+    assert launcher.started[0].told == ["pause"]
+    assert house.job(job_id).status is Status.QUEUED
+    assert runner.run_next("default") is False, "and takes no other"
