@@ -122,6 +122,6 @@ class ChatTemplate:
             roles = ", ".join(message.role for message in messages[:8]) or "none"
             why = str(error).rstrip(".")
             raise RenderError(
-                f"the base model's chat template refuses this conversation (roles: {roles}): {why}; "
-                "change the roles or their order, or choose another base model"
+                "the base model's chat template refuses this conversation "
+                f"(roles: {roles}): {why}; change the roles or their order, or choose another base"
             ) from None

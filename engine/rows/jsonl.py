@@ -21,7 +21,10 @@ class Lines:
             whole = bytes(self._pending) + data[:cut]
             self._pending.clear()
             for line in whole.split(b"\n"):
-                yield self._numbered(line)
+                self._count += 1
+                if len(line) > MAX_LINE_BYTES:
+                    raise Unreadable(self._count, [Fault(None, TOO_LONG)])
+                yield self._count, line
         self._pending += data[cut + 1 :]
         if len(self._pending) > MAX_LINE_BYTES:
             raise Unreadable(self._count + 1, [Fault(None, TOO_LONG)])
@@ -29,14 +32,8 @@ class Lines:
     def close(self) -> Iterator[tuple[int, bytes]]:
         """The last line, if no newline ended it."""
         if self._pending:
-            yield self._numbered(bytes(self._pending))
+            yield self._count + 1, bytes(self._pending)
             self._pending.clear()
-
-    def _numbered(self, line: bytes) -> tuple[int, bytes]:
-        self._count += 1
-        if len(line) > MAX_LINE_BYTES:
-            raise Unreadable(self._count, [Fault(None, TOO_LONG)])
-        return self._count, line
 
 
 class JsonlRecords:

@@ -13,7 +13,6 @@ from engine.rows.model import (
     MAX_LINE_BYTES,
     MAX_MESSAGES,
     MAX_PROBLEMS_SHOWN,
-    Row,
     RowType,
 )
 from engine.rows.spellings import SPELLINGS, Fault, Spelling, Written, accepted, texts
@@ -48,28 +47,34 @@ class RowParser:
         self.row_type = row_type
         self._latest: Spelling | None = None
 
-    def parse(self, record: bytes | Mapping[str, Any]) -> Row:
-        """Raises RowInvalid."""
-        return self._line(record) if isinstance(record, bytes) else self._mapping(record)
+    def parse(self, record: bytes | Mapping[str, Any] | RowInvalid) -> Written:
+        """A good row as it is spelt; `.row()` makes it a Row. Raises RowInvalid.
+
+        Takes a line of JSONL, a record of a table, or what its reader found wrong with that.
+        """
+        if isinstance(record, bytes):
+            return self._line(record)
+        if isinstance(record, RowInvalid):
+            raise record
+        return self._mapping(record)
 
     def check_columns(self, names: Collection[str]) -> None:
         """Raises RowInvalid unless a table of these columns holds rows."""
         self._choose(dict.fromkeys(names))
 
-    def _line(self, line: bytes) -> Row:
+    def _line(self, line: bytes) -> Written:
         """Rows tend to be spelt as the row before, so that is tried first."""
         if self._latest is not None:
             try:
-                written = self._latest.model.__pydantic_validator__.validate_json(line)
+                written: Written = self._latest.model.__pydantic_validator__.validate_json(line)
             except ValidationError:
                 pass
             else:
-                if not written.faults() and is_plain(line, written):
-                    row: Row = written.row()
-                    return row
+                if is_plain(line, written, self._latest.keys) and not written.faults():
+                    return written
         return self._line_with_care(line)
 
-    def _line_with_care(self, line: bytes) -> Row:
+    def _line_with_care(self, line: bytes) -> Written:
         names = object_of(line)
         spelling = self._choose(names)
         try:
@@ -78,7 +83,7 @@ class RowParser:
             raise RowInvalid(faults_of(error, spelling)) from None
         return self._accept(spelling, written)
 
-    def _mapping(self, record: Mapping[str, Any]) -> Row:
+    def _mapping(self, record: Mapping[str, Any]) -> Written:
         spelling = self._choose(record)
         try:
             written = spelling.model.model_validate(record, strict=False)
@@ -86,7 +91,7 @@ class RowParser:
             raise RowInvalid(faults_of(error, spelling)) from None
         return self._accept(spelling, written)
 
-    def _accept(self, spelling: Spelling, written: Written) -> Row:
+    def _accept(self, spelling: Spelling, written: Written) -> Written:
         faults = written.faults()
         faults += [
             Fault(field, "has a NUL character; remove it")
@@ -100,7 +105,7 @@ class RowParser:
         if faults:
             raise RowInvalid(faults)
         self.row_type, self._latest = spelling.row_type, spelling
-        return written.row()
+        return written
 
     def _choose(self, record: Mapping[str, Any]) -> Spelling:
         """The spelling that fits these field names; raises RowInvalid when none does."""
@@ -125,10 +130,14 @@ class RowParser:
 
 
 def count_messages(written: Written) -> int:
-    return sum(len(value) for value in written.__dict__.values() if isinstance(value, tuple))
+    count = 0
+    for value in written.__dict__.values():
+        if isinstance(value, tuple):
+            count += len(value)
+    return count
 
 
-def is_plain(line: bytes, written: Written) -> bool:
+def is_plain(line: bytes, written: Written, keys: tuple[bytes, ...]) -> bool:
     """False if a key might be there twice or a text hold a NUL: then the line is read with care.
 
     JSON parsers keep the last of two equal keys. A key is spelt `"key"` unless letters of it are
@@ -136,12 +145,15 @@ def is_plain(line: bytes, written: Written) -> bool:
     """
     if b"\\u00" in line and ODD_ESCAPE.search(line):
         return False
+    for key in keys:
+        if line.count(key) > 1:
+            return False
     messages = count_messages(written)
-    if messages and (line.count(b'"role"') != messages or line.count(b'"content"') != messages):
-        return False
-    if messages > MAX_MESSAGES:
-        return False
-    return all(line.count(f'"{name}"'.encode()) == 1 for name in written.model_fields_set)
+    return messages == 0 or (
+        messages <= MAX_MESSAGES
+        and line.count(b'"role"') == messages
+        and line.count(b'"content"') == messages
+    )
 
 
 def json_of(text: bytes) -> Any:
@@ -221,6 +233,8 @@ def path_of(detail: ErrorDetails) -> str:
 def wording(detail: ErrorDetails, spelling: Spelling) -> str:
     context = detail.get("ctx", {})
     match detail["type"]:
+        case "string_unicode":
+            return "is not UTF-8"
         case "missing":
             return "is missing"
         case "extra_forbidden":

@@ -50,9 +50,10 @@ class WrittenMessages(Written):
         return Conversation(messages=self.messages)
 
     def faults(self) -> list[Fault]:
-        if not any(message.role == "assistant" for message in self.messages):
+        answers = [message.content for message in self.messages if message.role == "assistant"]
+        if not answers:
             return [Fault("messages", "has no assistant message, so there is nothing to learn")]
-        return blank_answers("messages", self.messages)
+        return blank_answers("messages", self.messages) if any(map(is_blank, answers)) else []
 
 
 class WrittenCompletion(Written):
@@ -182,6 +183,7 @@ class Spelling:
     model: type[Written]
     required: frozenset[str]
     allowed: frozenset[str]
+    keys: tuple[bytes, ...]  # as they stand in JSON
 
     def __str__(self) -> str:
         optional = [
@@ -201,7 +203,8 @@ class Spelling:
 def _spelling(row_type: RowType, model: type[Written]) -> Spelling:
     fields = model.model_fields
     required = frozenset(name for name, field in fields.items() if field.is_required())
-    return Spelling(row_type, model, required, frozenset(fields))
+    keys = tuple(f'"{name}"'.encode() for name in fields)
+    return Spelling(row_type, model, required, frozenset(fields), keys)
 
 
 SPELLINGS = (

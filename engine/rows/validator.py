@@ -160,7 +160,7 @@ class RowValidator:
             self._note(line, [Fault(None, f"is past row {MAX_ROWS:,}; split the dataset")])
             self._stop()
         try:
-            self._row_hashes.append(hash(parsed(self._parser, record)))
+            self._row_hashes.append(hash(self._parser.parse(record)))
         except RowInvalid as invalid:
             self._note(line, invalid.faults)
 
@@ -179,12 +179,6 @@ class RowValidator:
 
     def _invalid(self) -> DatasetInvalid:
         return DatasetInvalid(tuple(self._problems), self._total)
-
-
-def parsed(parser: RowParser, record: bytes | Mapping[str, Any] | RowInvalid) -> Row:
-    if isinstance(record, RowInvalid):
-        raise record
-    return parser.parse(record)
 
 
 def count_distinct(hashes: "array[int]") -> int:
@@ -211,7 +205,7 @@ def iter_rows(path: Path, format: DatasetFormat, row_type: RowType | None = None
     try:
         for number, record in read_records(path, format, parser):
             line = number
-            yield parsed(parser, record)
+            yield parser.parse(record).row()
     except Unreadable as unreadable:
         raise first_problem(unreadable.line, unreadable) from None
     except RowInvalid as invalid:
@@ -222,7 +216,8 @@ def read_records(path: Path, format: DatasetFormat, parser: RowParser) -> Iterat
     if format == "parquet":
         from engine.rows.parquet import parquet_records  # as in open_records
 
-        yield from parquet_records(str(path), parser)
+        with path.open("rb") as file:
+            yield from parquet_records(file, path.stat().st_size, parser)
         return
     records = open_records(format, parser)
     with path.open("rb") as file:
