@@ -15,6 +15,7 @@ from types import FrameType
 import structlog
 
 from engine.bases import BaseCatalogue
+from jobs.attempt import Workshop
 from jobs.errors import StoreUnavailable
 from jobs.launcher import Launcher, LocalLauncher
 from jobs.opening import open_objects, open_store
@@ -36,14 +37,17 @@ def run(settings: Settings, launcher: Launcher | None = None) -> None:
     store = open_store(settings)
     broker = open_broker(settings.broker_url)
     with work_folder(settings.data_dir / "work") as (owner, work_root):
+        shop = Workshop(
+            store=store,
+            objects=open_objects(settings),
+            bases=BaseCatalogue(settings.base_models),
+            launcher=launcher,
+            threads=settings.train_threads or cores(),
+        )
         runner = Runner(
-            store,
-            open_objects(settings),
-            BaseCatalogue(settings.base_models),
-            launcher,
+            shop,
             owner=owner,
             work_root=work_root,
-            threads=settings.train_threads or cores(),
             heartbeat_s=settings.heartbeat_s,
             lease_s=settings.lease_s,
         )
@@ -60,7 +64,7 @@ def run(settings: Settings, launcher: Launcher | None = None) -> None:
         log.info("worker.started", owner=owner, queue=settings.queue)
         stop.wait()
         log.info("worker.draining")
-        runner.draining.set()
+        shop.draining.set()
         sweep.close()
         worker.stop(timeout=int(settings.drain_s * 1000))
     store.close()

@@ -11,6 +11,7 @@ import pytest
 from adapters import registry
 from adapters.errors import AdapterMissing
 from engine.plan import Failed, Finished, Probe, Report, Saved, Stepped, Stopped, TrainPlan
+from jobs.attempt import Workshop
 from jobs.model import Job, Status
 from jobs.publishing import adapter_id_of
 from jobs.runner import Runner
@@ -116,7 +117,7 @@ def run(make_house: Callable[..., House]) -> Callable[..., tuple[House, Job, Scr
             house.objects = objects
         launcher = Scripted(*scripts)
         job_id = house.submit(house.add_dataset(conversations(3)))
-        runner = runner_of(house, launcher)
+        runner, _ = runner_of(house, launcher)
         if during is not None:
             threading.Timer(0.3, during, (house, job_id)).start()
         for _ in scripts:
@@ -126,20 +127,24 @@ def run(make_house: Callable[..., House]) -> Callable[..., tuple[House, Job, Scr
     return run_scripts
 
 
-def runner_of(house: House, launcher: Scripted) -> Runner:
+def runner_of(house: House, launcher: Scripted) -> tuple[Runner, Workshop]:
     root = house.settings.data_dir / "work"
     root.mkdir(exist_ok=True)
-    return Runner(
-        house.store,
-        house.objects,
-        house.bases,
-        launcher,
+    shop = Workshop(
+        store=house.store,
+        objects=house.objects,
+        bases=house.bases,
+        launcher=launcher,
+        threads=1,
+    )
+    runner = Runner(
+        shop,
         owner="test",
         work_root=root,
-        threads=1,
         heartbeat_s=house.settings.heartbeat_s,
         lease_s=house.settings.lease_s,
     )
+    return runner, shop
 
 
 def published(house: House, job: Job, attempt: int) -> bool:
@@ -236,7 +241,7 @@ def test_a_damaged_checkpoint_is_never_resumed_from(make_house: Callable[..., Ho
     house = make_house(max_attempts=5)
     job_id = house.submit(house.add_dataset(conversations(3)))
     launcher = Scripted([save(3)], [finish])
-    runner = runner_of(house, launcher)
+    runner, _ = runner_of(house, launcher)
     runner.run_next("default")
     (key,) = [i.key for i in house.objects.list(f"tenants/{house.tenant_id}/jobs/")]
     house.objects.put(key, b"rotten")
@@ -268,8 +273,8 @@ def test_a_draining_runner_hands_its_job_back(make_house: Callable[..., House]) 
     house = make_house()
     job_id = house.submit(house.add_dataset(conversations(3)))
     launcher = Scripted([wait_for_word])
-    runner = runner_of(house, launcher)
-    threading.Timer(0.3, runner.draining.set).start()
+    runner, shop = runner_of(house, launcher)
+    threading.Timer(0.3, shop.draining.set).start()
     runner.run_next("default")
     assert launcher.started[0].told == ["pause"]
     assert house.job(job_id).status is Status.QUEUED

@@ -41,7 +41,7 @@ def test_rows_without_a_trained_token_are_left_out_and_counted(renderer: Rendere
 
 
 def test_no_trained_token_at_all_is_a_failure_that_says_what_to_do(renderer: Renderer) -> None:
-    with pytest.raises(TrainingFailed, match="raise `method.max_length`") as failure:
+    with pytest.raises(TrainingFailed, match=r"raise `method\.max_length`") as failure:
         conversations([conversation("x" * 100, "it")], renderer, 32)
     assert failure.value.code == "nothing_to_train"
 

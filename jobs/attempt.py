@@ -1,0 +1,246 @@
+"""One attempt under way: its inputs, its child, and what is written of it, fenced."""
+
+import shutil
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from engine.bases import BaseCatalogue
+from engine.errors import EngineError
+from engine.plan import (
+    Failed,
+    Finished,
+    Report,
+    Saved,
+    Started,
+    Stepped,
+    Stopped,
+    TrainPlan,
+    Warned,
+)
+from jobs.checkpoints import fetch_checkpoint, remove_checkpoint, store_checkpoint
+from jobs.errors import JobsError, LeaseLost
+from jobs.journal import Journal
+from jobs.keeper import LeaseKeeper
+from jobs.launcher import Launcher, Running
+from jobs.model import Claim, Directive, JobError, NewEvent, Progress, Status
+from jobs.publishing import publish, unpublish
+from jobs.store import Store
+from storage.keys import dataset_source
+from storage.objects import ObjectStore
+
+log = structlog.get_logger()
+
+POLL_S = 0.1
+STOP_GRACE_S = 12.0  # a child that has not stopped at a step by then is killed
+KEPT_CHECKPOINTS = 2
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What every attempt of a worker uses. `draining`, once set, makes it hand its job back."""
+
+    store: Store
+    objects: ObjectStore
+    bases: BaseCatalogue
+    launcher: Launcher
+    threads: int
+    draining: threading.Event = field(default_factory=threading.Event)
+
+
+class AttemptFailed(JobsError):
+    """The attempt cannot go on; `retryable` when another one might."""
+
+    def __init__(self, error: JobError, *, retryable: bool) -> None:
+        super().__init__(error.message)
+        self.error, self.retryable = error, retryable
+
+
+class Attempt:
+    """One attempt under way: the child, the lease, the journal, and the uploads beside them."""
+
+    def __init__(self, shop: Workshop, claim: Claim, keeper: LeaseKeeper, work_dir: Path) -> None:
+        self._shop, self._claim, self._keeper = shop, claim, keeper
+        self._work_dir = work_dir
+        self._journal = Journal(shop.store.leases, claim.job)
+        self._uploads: list[Future[None]] = []
+        self._uploader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="upload")
+        self._told: Directive = "continue"
+        self._told_at = 0.0
+
+    def run(self) -> None:
+        try:
+            self._clear_leftovers()
+            plan = self._prepare()
+            child = self._shop.launcher.start(plan)
+            try:
+                last = self._follow(child)
+            finally:
+                child.kill()
+            self._end(last)
+        finally:
+            self._uploader.shutdown(wait=True, cancel_futures=True)
+
+    # Before the child
+
+    def _clear_leftovers(self) -> None:
+        """Remove what earlier attempts may have stored of an adapter without getting to its row."""
+        job = self._claim.job
+        for attempt in range(1, job.attempt):
+            unpublish(self._shop.objects, job.tenant_id, job.id, attempt)
+
+    def _prepare(self) -> TrainPlan:
+        """Bring the inputs here, each checked, and write the plan."""
+        job, dataset = self._claim.job, self._claim.dataset
+        try:
+            base = self._shop.bases.find(job.spec.base_model, weights=True)
+        except EngineError as error:
+            raise _failure("base_model_unusable", str(error)) from error
+        if base.revision != job.base_revision:
+            raise _failure(
+                "base_model_changed",
+                f"Base model {base.name!r} changed on the server since this job was posted; "
+                "post it again.",
+            )
+        rows = self._work_dir / f"dataset.{dataset.format}"
+        key = dataset_source(job.tenant_id, dataset.id)
+        if self._shop.objects.get_file(key, rows) != dataset.sha256:
+            raise _failure("dataset_corrupt", f"Dataset {dataset.id} is damaged; upload it again.")
+        return TrainPlan(
+            base_name=base.name,
+            base_path=base.path,
+            dataset_path=rows,
+            dataset_format=dataset.format,
+            row_type=dataset.row_type,
+            method=job.spec.method,
+            peft=job.spec.peft,
+            seed=job.spec.seed,
+            checkpoint_every=job.spec.checkpoint_every,
+            work_dir=self._work_dir,
+            resume_from=self._resume_from(),
+            threads=self._shop.threads,
+        )
+
+    def _resume_from(self) -> Path | None:
+        checkpoint = self._claim.checkpoint
+        if checkpoint is None:
+            return None
+        tenant_id = self._claim.job.tenant_id
+        resume = self._work_dir / "resume"
+        return fetch_checkpoint(self._shop.objects, tenant_id, checkpoint, resume)
+
+    # Beside the child
+
+    def _follow(self, child: Running) -> Report:
+        """Pass on reports and directives until the child has said its last word."""
+        while True:
+            if self._keeper.lost.is_set():
+                raise LeaseLost(f"Attempt {self._claim.job.attempt} has lost its lease.")
+            self._pass_on(child)
+            try:
+                report = child.receive(POLL_S)
+            except EOFError:
+                raise _crash(child.exit_code()) from None
+            if isinstance(report, Finished | Stopped | Failed):
+                return report
+            if report is not None:
+                self._note(report)
+            self._journal.flush_when_due()
+
+    def _pass_on(self, child: Running) -> None:
+        """Tell the child once what is wanted; kill one that does not stop for a cancel."""
+        wanted = self._wanted()
+        if wanted == "continue":
+            return
+        if wanted != self._told:
+            child.tell(wanted)
+            self._told, self._told_at = wanted, time.monotonic()
+        elif wanted == "cancel" and time.monotonic() - self._told_at > STOP_GRACE_S:
+            child.kill()
+
+    def _wanted(self) -> Directive:
+        if self._keeper.directive != "continue":
+            return self._keeper.directive
+        return "pause" if self._shop.draining.is_set() else "continue"
+
+    def _note(self, report: Report) -> None:
+        match report:
+            case Started():
+                self._journal.add(_started(report), Progress(total_steps=report.total_steps))
+            case Stepped():
+                self._journal.step(report)
+            case Warned():
+                self._journal.add(NewEvent(type="message", level="warn", message=report.message))
+            case Saved():
+                self._uploads.append(self._uploader.submit(self._upload, report))
+
+    def _upload(self, saved: Saved) -> None:
+        """Store a checkpoint, make it count, and let go of those that nobody needs any more."""
+        job, leases, objects = self._claim.job, self._shop.store.leases, self._shop.objects
+        checkpoint = store_checkpoint(objects, job, saved.step, saved.path, saved.metrics)
+        shutil.rmtree(saved.path, ignore_errors=True)
+        leases.add_checkpoint(checkpoint)
+        for old in leases.drop_checkpoints(job.id, job.attempt, keep=KEPT_CHECKPOINTS):
+            remove_checkpoint(objects, job.tenant_id, old)
+
+    # After the child
+
+    def _publish(self, finished: Finished) -> None:
+        """Store the adapter, then write its row; without the row it must not be there either."""
+        job, objects = self._claim.job, self._shop.objects
+        adapter = publish(objects, self._claim, finished)
+        try:
+            self._shop.store.leases.succeed(job.id, job.attempt, adapter, finished.training_s)
+        except LeaseLost:
+            unpublish(objects, job.tenant_id, job.id, job.attempt)
+            raise
+        log.info("job.succeeded", adapter_id=adapter.id)
+
+    def _end(self, last: Report) -> None:
+        self._journal.flush()
+        for upload in self._uploads:
+            upload.result()  # a checkpoint that could not be stored is a failure to be told
+        job, leases = self._claim.job, self._shop.store.leases
+        match last:
+            case Finished():
+                self._publish(last)
+            case Stopped(directive="cancel"):
+                leases.cancelled(job.id, job.attempt)
+                log.info("job.cancelled")
+            case Stopped():
+                paused = self._keeper.directive == "pause"
+                leases.release(job.id, job.attempt, Status.PAUSED if paused else Status.QUEUED)
+                log.info("job.released", paused=paused)
+            case Failed():
+                error = JobError(code=last.code, message=last.message)
+                raise AttemptFailed(error, retryable=last.retryable)
+
+
+def _started(report: Started) -> NewEvent:
+    resumed = f", from step {report.resumed_step}" if report.resumed_step else ""
+    return NewEvent(
+        type="message",
+        message=f"training {report.trainable_parameters:,} parameters on {report.rows:,} rows"
+        f"{resumed}",
+        data=report.model_dump(exclude={"type"}),
+    )
+
+
+def _failure(code: str, message: str) -> AttemptFailed:
+    return AttemptFailed(JobError(code=code, message=message), retryable=False)
+
+
+def _crash(exit_code: int | None) -> AttemptFailed:
+    """The child ended without a word: killed (often by the kernel, out of memory) or crashed."""
+    if exit_code == -9:
+        message = (
+            "The trainer was killed, most often for lack of memory; lower "
+            "`method.per_device_batch_size` or `method.max_length`."
+        )
+        return AttemptFailed(JobError(code="out_of_memory", message=message), retryable=True)
+    message = f"The trainer crashed (exit code {exit_code})."
+    return AttemptFailed(JobError(code="trainer_crashed", message=message), retryable=True)
