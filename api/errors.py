@@ -13,6 +13,7 @@ ApiError
 └── GeneratorRefused       it refused, with a status and an envelope of its own
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ from engine.bases import BaseNotAllowed, BaseUnusable
 from engine.rows import DatasetInvalid
 from engine.template import RenderError, TemplateUnsupported
 from jobs import errors as jobs
-from storage.objects import ObjectExists, ObjectNotFound, StorageUnavailable
+from storage.objects import ObjectExists, ObjectNotFound, StorageError, StorageUnavailable
 
 SHOWN = 20
 RETRY_AFTER_S = {429: 10, 503: 2}
@@ -88,10 +89,11 @@ class GeneratorRefused(ApiError):
 
 @dataclass(frozen=True)
 class Row:
-    """How an exception is answered. An exception's own `code` goes before this one."""
+    """How an exception is answered. Its own `code` goes before this one, `text` before its own."""
 
     status: int
     code: str
+    text: str | None = None
 
 
 TABLE: dict[type[Exception], Row] = {
@@ -121,9 +123,11 @@ TABLE: dict[type[Exception], Row] = {
     AdapterInvalid: Row(422, "adapter_invalid"),
     AdapterMissing: Row(404, "not_found"),
     AdapterCorrupt: Row(500, "adapter_corrupt"),
-    ObjectNotFound: Row(500, "object_missing"),
-    ObjectExists: Row(409, "object_exists"),
-    StorageUnavailable: Row(503, "storage_unavailable"),
+    # The store's own texts name objects, and with them tenants.
+    ObjectNotFound: Row(500, "object_missing", "A stored file is missing; tell the operator."),
+    ObjectExists: Row(409, "object_exists", "This was stored already."),
+    StorageUnavailable: Row(503, "storage_unavailable", "Storage does not answer; try again soon."),
+    StorageError: Row(500, "storage_failed", "Storage failed; tell the operator."),
 }
 UNHANDLED = Row(500, "internal_error")
 OF_ROUTING = {400: "body_unreadable", 404: "route_not_found", 405: "method_not_allowed"}
@@ -137,7 +141,7 @@ def row_of(error: type[Exception]) -> Row | None:
 def answer(error: Exception, request_id: str) -> Response:
     """The answer to whatever came out of a route."""
     status, body = _told(error, request_id)
-    content = Envelope(error=body).model_dump_json(ensure_ascii=True)
+    content = json.dumps(Envelope(error=body).model_dump())  # ASCII: an echo may be no UTF-8
     headers = error.headers if isinstance(error, HTTPException) else None
     response = Response(content, status, headers, media_type="application/json")
     if status == 401:
@@ -212,7 +216,7 @@ def _of_ours(error: Exception, row: Row) -> ErrorBody:
     param = getattr(error, "param", None)
     if isinstance(error, BaseNotAllowed | BaseUnusable):
         param = "base_model"
-    return _body(row.status, code, str(error), param)
+    return _body(row.status, code, row.text or str(error), param)
 
 
 def _of_validation(errors: Sequence[Any]) -> tuple[int, ErrorBody]:
