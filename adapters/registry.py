@@ -28,7 +28,8 @@ def publish(store: ObjectStore, tenant_id: str, folder: Path, manifest: Manifest
     """Store a folder's files under the manifest's adapter id; the manifest with its files.
 
     `manifest.files` is made here. An id has one publisher (each attempt of a job makes its own id)
-    and never changes its content: publishing it again is an AdapterError, unless it is the same.
+    and never changes its content: publishing it again is an AdapterError, unless it is the same
+    (at another time): then the manifest of the first time is returned.
     """
     paths = _files_of(folder)
     adapter_id = manifest.adapter_id
@@ -36,10 +37,11 @@ def publish(store: ObjectStore, tenant_id: str, folder: Path, manifest: Manifest
     if existing is None:
         files = tuple(_upload(store, tenant_id, adapter_id, path) for path in paths)
         manifest = manifest.model_copy(update={"files": files})
-        _put_manifest(store, tenant_id, manifest)
+        manifest = _put_manifest(store, tenant_id, manifest)
     else:
-        manifest = manifest.model_copy(update={"files": tuple(map(_entry_of, paths))})
-        _require_same(existing, manifest)
+        files = tuple(map(_entry_of, paths))
+        _require_same(existing, manifest.model_copy(update={"files": files}))
+        manifest = existing
     pointer = _Pointer(adapter_id=adapter_id, tenant_id=tenant_id)
     store.put(adapter_pointer(adapter_id), encode(pointer))
     return manifest
@@ -47,7 +49,12 @@ def publish(store: ObjectStore, tenant_id: str, folder: Path, manifest: Manifest
 
 def read_manifest(store: ObjectStore, tenant_id: str, adapter_id: str) -> Manifest:
     """The manifest; AdapterMissing, AdapterCorrupt."""
-    return _parse(adapter_id, _raw_manifest(store, tenant_id, adapter_id))
+    return _parse(adapter_id, sealed_manifest(store, tenant_id, adapter_id))
+
+
+def sealed_manifest(store: ObjectStore, tenant_id: str, adapter_id: str) -> bytes:
+    """The manifest as it is stored; AdapterMissing."""
+    return _get(store, adapter_id, lambda: _manifest_key(tenant_id, adapter_id))
 
 
 def tenant_of(store: ObjectStore, adapter_id: str) -> str:
@@ -61,7 +68,7 @@ def tenant_of(store: ObjectStore, adapter_id: str) -> str:
 
 def fetch(store: ObjectStore, tenant_id: str, adapter_id: str, dest: Path) -> Manifest:
     """Write an adapter's files and manifest into a folder, each checked against its sha256."""
-    raw = _raw_manifest(store, tenant_id, adapter_id)
+    raw = sealed_manifest(store, tenant_id, adapter_id)
     manifest = _parse(adapter_id, raw)
     make_folder(dest)
     for entry in manifest.files:
@@ -117,12 +124,15 @@ def _entry_of(path: Path) -> FileEntry:
     return FileEntry(name=path.name, size_bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
-def _put_manifest(store: ObjectStore, tenant_id: str, manifest: Manifest) -> None:
+def _put_manifest(store: ObjectStore, tenant_id: str, manifest: Manifest) -> Manifest:
     key = _manifest_key(tenant_id, manifest.adapter_id)
     try:
         store.put(key, encode(manifest), if_absent=True)
     except ObjectExists:
-        _require_same(read_manifest(store, tenant_id, manifest.adapter_id), manifest)
+        existing = read_manifest(store, tenant_id, manifest.adapter_id)
+        _require_same(existing, manifest)
+        return existing
+    return manifest
 
 
 def _published(store: ObjectStore, tenant_id: str, adapter_id: str) -> Manifest | None:
@@ -133,7 +143,7 @@ def _published(store: ObjectStore, tenant_id: str, adapter_id: str) -> Manifest 
 
 
 def _require_same(existing: Manifest, manifest: Manifest) -> None:
-    if existing != manifest:
+    if existing != manifest.model_copy(update={"created_at": existing.created_at}):
         raise AdapterError(
             f"adapter {manifest.adapter_id} is published already with other content; "
             "adapters never change, publish under a new id"
@@ -166,10 +176,6 @@ def _parse(adapter_id: str, raw: bytes) -> Manifest:
         detail = f"is the one of {manifest.adapter_id}"
         raise AdapterCorrupt(adapter_id, MANIFEST_NAME, detail)
     return manifest
-
-
-def _raw_manifest(store: ObjectStore, tenant_id: str, adapter_id: str) -> bytes:
-    return _get(store, adapter_id, lambda: _manifest_key(tenant_id, adapter_id))
 
 
 def _get(store: ObjectStore, adapter_id: str, make_key: Callable[[], str]) -> bytes:
