@@ -37,9 +37,8 @@ class ParquetRecords:
         return iter(())
 
     def close(self) -> Records:
-        if self._bytes:
-            self._spool.seek(0)
-            yield from parquet_records(self._spool, self._bytes, self._parser)
+        self._spool.seek(0)
+        return parquet_records(self._spool, self._bytes, self._parser)
 
     def discard(self) -> None:
         self._spool.close()
@@ -48,6 +47,8 @@ class ParquetRecords:
 def parquet_records(source: IO[bytes], size_bytes: int, parser: RowParser) -> Records:
     """The rows of a file, numbered from 1, a few in memory at a time; raises Unreadable."""
     row = 0
+    if not size_bytes:
+        return
     try:
         with pq.ParquetFile(source, buffer_size=READ_BUFFER_BYTES, pre_buffer=False) as file:
             batch_rows = check_footer(file, size_bytes, parser)
@@ -58,8 +59,8 @@ def parquet_records(source: IO[bytes], size_bytes: int, parser: RowParser) -> Re
                     row += 1
                     yield row, {name: without_nulls(cell) for name, cell in record.items()}
     except (pa.ArrowException, OSError, ValueError) as error:
-        fault = Fault(None, f"cannot be read as Parquet: {first_line(error)}; write the file again")
-        raise Unreadable(row + 1, [fault]) from None
+        said = f"cannot be read as Parquet, write the file again ({first_line(error)})"
+        raise Unreadable(row + 1, [Fault(None, said)]) from None
 
 
 def first_long_row(batch: pa.RecordBatch) -> int | None:
@@ -100,7 +101,7 @@ def chunk_sizes(metadata: pq.FileMetaData) -> list[int]:
     ]
 
 
-def faults_of_column(field: pa.Field[Any]) -> list[Fault]:
+def faults_of_column(field: "pa.Field[Any]") -> list[Fault]:
     kind = field.type
     if field.name == "label":
         good, wanted = types.is_boolean(kind) or types.is_integer(kind), "booleans"
@@ -135,4 +136,5 @@ def without_nulls(value: Any) -> Any:
 
 
 def first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
+    line = (str(error) or type(error).__name__).splitlines()[0][:200]
+    return "".join(char if char.isprintable() else "?" for char in line)

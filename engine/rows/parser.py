@@ -29,7 +29,7 @@ class RowInvalid(Exception):
 
     def __init__(self, faults: list[Fault]) -> None:
         super().__init__(faults)
-        self.faults = faults
+        self.faults = faults[:MAX_PROBLEMS_SHOWN]
 
 
 class Unreadable(RowInvalid):
@@ -125,8 +125,9 @@ class RowParser:
         unknown = [name for name in record if name not in nearest.allowed]
         faults = [Fault(shorten(n), f"is an unknown field; {ways}") for n in unknown]
         missing = [n for n in nearest.model.model_fields if n in nearest.required - record.keys()]
-        faults += [Fault(name, f"is missing; {ways}") for name in missing]
-        return faults
+        if len(missing) < len(nearest.required):
+            faults += [Fault(name, f"is missing; {ways}") for name in missing]
+        return faults or [Fault(None, f"has no fields; {ways}")]
 
 
 def count_messages(written: Written) -> int:
@@ -186,7 +187,10 @@ def why_not_json(line: bytes, error: str) -> str:
         return "is nested too deeply for a row"
     if SURROGATE.search(line) and ("surrogate" in error or "escape" in error):
         return "has half of a surrogate pair (such as \\ud800); write the whole character"
-    return f"is not JSON: {error.replace(' at line 1 column ', ' at character ')}"
+    if line.strip() == b"[":
+        return "opens a JSON array; write one JSON object a line, without brackets around them"
+    hint = "; an object must stand on one line" if "EOF" in error else ""
+    return f"is not JSON: {error.replace(' at line 1 column ', ' at character ')}{hint}"
 
 
 def repeated_keys(line: bytes) -> list[str]:

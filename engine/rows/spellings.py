@@ -219,7 +219,8 @@ SPELLINGS = (
 
 def accepted(row_type: RowType | None) -> str:
     """The spellings of a row type (of all of them for None), for an error message."""
-    if row_type is None:
-        return "accepted are " + "; ".join(f"{s.row_type} {s}" for s in SPELLINGS)
-    ways = " or ".join(str(s) for s in SPELLINGS if s.row_type == row_type)
-    return f"a {row_type} row is {ways}"
+    kinds = dict.fromkeys(s.row_type for s in SPELLINGS) if row_type is None else [row_type]
+    return "; ".join(
+        f"a {kind} row is " + " or ".join(str(s) for s in SPELLINGS if s.row_type == kind)
+        for kind in kinds
+    )

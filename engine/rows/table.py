@@ -64,8 +64,10 @@ class CsvRecords:
             yield from self._record(record)
 
     def _stays_open(self, line: bytes) -> bool:
+        if b'"' not in line:
+            return bool(self._open)
         if not self._open:
-            return b'"' in line and OPENS.match(line) is not None
+            return OPENS.match(line) is not None
         closing = CLOSES.match(line)
         return closing is None or REOPENS.match(line, closing.end()) is not None
 
@@ -90,7 +92,7 @@ class CsvRecords:
 
     def _mapping(self, cells: list[str]) -> dict[str, Any]:
         if len(cells) != len(self._columns):
-            said = f"has {len(cells)} cells where the header has {len(self._columns)}"
+            said = f"has {len(cells)} cell(s), the header {len(self._columns)}"
             raise RowInvalid([Fault(None, f"{said}; quote cells that hold commas or newlines")])
         record: dict[str, Any] = dict(zip(self._columns, cells, strict=True))
         if "messages" in record:

@@ -122,7 +122,7 @@ class RowValidator:
             self._records.discard()
         if not self._rows and not self._total:
             what = "the file has no rows" if self._bytes else "the file is empty"
-            self._note(1, [Fault(None, f"{what}; upload at least one")])
+            self._note(1, [Fault(None, f"{what}; upload at least one row")])
         if self._total or self._parser.row_type is None:
             raise self._invalid()
         return Report(
