@@ -6,7 +6,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from engine.infer.generator import Finish, Output, PromptScored
-from engine.infer.prompt import EncodedPrompt, echo_of
+from engine.infer.prompt import EncodedPrompt
 from engine.infer.sampling import Score
 
 
@@ -40,8 +40,7 @@ class Choice:
         self.generated = 0
         self.finish: Finish | None = None
         if shape.echo:
-            self._piece.text, self._prompt_offsets = echo_of(tokenizer, prompt)
-            self._start = len(self._piece.text)
+            self._piece.text, self._start = prompt.text, len(prompt.text)
 
     @property
     def has_news(self) -> bool:
@@ -55,7 +54,7 @@ class Choice:
         """Take in what the generator sent."""
         if isinstance(event, PromptScored):
             self._piece.scored += zip(
-                self._prompt.ids, self._prompt_offsets, event.scores, strict=True
+                self._prompt.ids, self._prompt.offsets, event.scores, strict=True
             )
             return
         self._piece.text += event.text

@@ -140,7 +140,9 @@ class Completions:
         """Long prompts take a while: off the event loop."""
 
         def encode() -> list[EncodedPrompt]:
-            return [encode_prompt(self._tokenizer, prompt) for prompt in body.prompts]
+            return [
+                encode_prompt(self._tokenizer, prompt, echo=body.echo) for prompt in body.prompts
+            ]
 
         if not body.prompts:
             raise RequestInvalid("There is no prompt.", param="prompt", code="empty_prompt")

@@ -6,6 +6,7 @@ from tokenizers import Tokenizer
 
 _UNFINISHED = "\ufffd"
 _CONTEXT_TOKENS = 5  # decoders look back: the first token's leading space depends on those before
+_CHARACTER_BYTES = 4
 _MAX_PENDING = 32  # tokens that never become a character are given up after so many
 
 
@@ -21,15 +22,11 @@ class Detokenizer:
         self, tokenizer: Tokenizer, before: Sequence[int] = (), *, skip_special_tokens: bool = True
     ) -> None:
         self._tokenizer, self._skip = tokenizer, skip_special_tokens
-        self._window = list(before[-_CONTEXT_TOKENS:])  # from the last but one clean point on
-        self._clean = len(self._window)  # tokens of the window before the last clean point
-        text = self._decode()
-        while self._clean and text.endswith(_UNFINISHED):  # the prompt ends inside a character
-            self._clean -= 1
-            text = self._tokenizer.decode(
-                self._window[: self._clean], skip_special_tokens=self._skip
-            )
-        self._emitted = len(text)  # characters of the window's text that are out
+        # From the last but one clean point on, that is, from the start of a character.
+        self._window: list[int] = []
+        self._clean = 0  # tokens of the window before the last clean point
+        self._emitted = 0  # characters of the window's text that are out
+        self._begin(list(before[-2 * (_CONTEXT_TOKENS + _CHARACTER_BYTES) :]))
 
     def push(self, token_id: int) -> str:
         """The text that this token completes."""
@@ -46,6 +43,20 @@ class Detokenizer:
     def flush(self) -> str:
         """What is still held back; an unfinished character shows as U+FFFD."""
         return self._emit(self._decode())
+
+    def _begin(self, before: list[int]) -> None:
+        """Take in the last tokens of the prompt, from the start of a character on."""
+        for unfinished in range(_CHARACTER_BYTES):  # tokens of a character the prompt cuts off
+            end = len(before) - unfinished
+            for size in range(_CONTEXT_TOKENS, _CONTEXT_TOKENS + _CHARACTER_BYTES):
+                start = max(end - size, 0)
+                self._window = before[start:end]
+                text = self._decode()
+                if not text.startswith(_UNFINISHED) and not text.endswith(_UNFINISHED):
+                    self._window, self._clean = before[start:], len(self._window)
+                    self._emitted = len(text)
+                    return
+        self._window = []
 
     def _decode(self) -> str:
         return self._tokenizer.decode(self._window, skip_special_tokens=self._skip)
@@ -65,7 +76,7 @@ class StopStrings:
         self.hit: str | None = None
 
     def push(self, text: str) -> str:
-        """The text that is safe to send; after a hit there is no more."""
+        """The text that is safe to send. Once there is a `hit`, it was the last."""
         self._held += text
         found = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:

@@ -18,6 +18,8 @@ from engine.infer.errors import AdapterRefused
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<half>[AB])\.weight")
+# PEFT reads the keys of alpha_pattern as regular expressions, which a stranger's file must not be.
+_PLAIN_NAME = re.compile(r"[\w.]+")
 # Options of PEFT that change what an adapter computes, and that this server does not compute.
 _UNSUPPORTED = (
     "use_dora",
@@ -143,7 +145,8 @@ def _scaling(name: str, rank: int, config: Mapping[str, Any]) -> float:
     """alpha / r; rsLoRA (https://arxiv.org/abs/2312.03732): alpha / sqrt(r)."""
     alpha = config.get("lora_alpha", 8)
     for pattern, own in (config.get("alpha_pattern") or {}).items():
-        # PEFT reads the keys as regular expressions; ours come from strangers, so only as names.
+        if not _PLAIN_NAME.fullmatch(pattern):
+            raise _refused(f"alpha_pattern {pattern!r} is not the plain name of a layer")
         if name == pattern or name.endswith("." + pattern):
             alpha = own
             break

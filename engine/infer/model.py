@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
+from transformers.utils.logging import disable_progress_bar
 
 from engine.infer.errors import ModelUnusable
 from engine.infer.lora import CONFIG_NAME as LORA_CONFIG_NAME
@@ -54,18 +55,26 @@ def load_model(
     float32 on a CPU and bfloat16 on CUDA. Raises ModelUnusable.
     """
     check_model_folder(folder)
+    disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loading = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=serving_dtype(device),
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
+            output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelUnusable(
             "model_unusable", f"The model of {name!r} cannot be loaded: {error}"
         ) from error
+    if loading["missing_keys"]:  # Transformers fills them with random numbers
+        raise ModelUnusable(
+            "model_unusable",
+            f"The model of {name!r} lacks weights: {', '.join(sorted(loading['missing_keys'])[:5])}"
+            "; export it again.",
+        )
     return ServedModel(name, model.to(device).eval(), max_context=max_context)
 
 

@@ -11,17 +11,17 @@ from engine.infer.model import ServedModel
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt:
-    """`text` as given, None when it came as ids; offsets[i]: where token i starts in the text."""
+    """offsets[i]: where token i starts in the text. A prompt of ids has text only for an echo."""
 
     ids: tuple[int, ...]
-    text: str | None
-    offsets: tuple[int, ...] | None
+    text: str = ""
+    offsets: tuple[int, ...] = ()
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: str | list[int]) -> EncodedPrompt:
+def encode_prompt(tokenizer: Tokenizer, prompt: str | list[int], *, echo: bool) -> EncodedPrompt:
     """Text is encoded with the tokenizer's special tokens, as vLLM does; ids are taken as is."""
     if isinstance(prompt, list):
-        return EncodedPrompt(tuple(prompt), None, None)
+        return _decoded(tokenizer, prompt) if echo else EncodedPrompt(tuple(prompt))
     encoding = tokenizer.encode(prompt)
     latest, offsets = 0, []
     for start, _ in encoding.offsets:  # special tokens that were added have (0, 0)
@@ -30,16 +30,14 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str | list[int]) -> EncodedPromp
     return EncodedPrompt(tuple(encoding.ids), prompt, tuple(offsets))
 
 
-def echo_of(tokenizer: Tokenizer, prompt: EncodedPrompt) -> tuple[str, tuple[int, ...]]:
-    """The prompt's text, and where each token starts in it."""
-    if prompt.text is not None and prompt.offsets is not None:
-        return prompt.text, prompt.offsets
+def _decoded(tokenizer: Tokenizer, ids: list[int]) -> EncodedPrompt:
     detokenizer = Detokenizer(tokenizer, skip_special_tokens=False)
-    text, offsets = "", []
-    for token in prompt.ids:
-        offsets.append(len(text))
-        text += detokenizer.push(token)
-    return text + detokenizer.flush(), tuple(offsets)
+    parts, offsets, length = [], [], 0
+    for token in ids:
+        offsets.append(length)
+        parts.append(detokenizer.push(token))
+        length += len(parts[-1])
+    return EncodedPrompt(tuple(ids), "".join(parts) + detokenizer.flush(), tuple(offsets))
 
 
 def room_for(model: ServedModel, prompt: EncodedPrompt, wanted: int | None) -> int:

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import structlog
 
@@ -21,6 +22,15 @@ _RECHECK_AFTER_S = 1.0  # a resident adapter may have been deleted,
 _RECHECK_WAIT_S = 1.0  # but a store that does not answer must not end its service
 _REFUSAL_S = 30.0  # how long a refused adapter is not tried again
 _MAX_REFUSALS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Not the exception itself: its traceback would keep the weights in memory."""
+
+    at: float
+    code: str
+    message: str
 
 
 class _Slot(Seat):
@@ -54,7 +64,7 @@ class Residency:
         self._base, self._loader, self._verifier = base, loader, verifier
         self._metrics, self._clock = metrics, clock
         self._slots: dict[str, _Slot] = {}
-        self._refusals: dict[str, tuple[float, AdapterRefused]] = {}
+        self._refusals: dict[str, _Refusal] = {}
         self._rooms = {
             "lora": Room(max_resident, None, self._forget),
             "full": Room(max_full_models, max_full_model_bytes, self._forget),
@@ -99,9 +109,9 @@ class Residency:
         """Start the one load of this adapter, unless it was refused a moment ago."""
         if not _NAME.fullmatch(name):  # names become paths: only plain ones reach `fetch`
             raise AdapterNotFound(name)
-        refused_at, refusal = self._refusals.get(name, (float("-inf"), None))
-        if refusal and self._clock() - refused_at < _REFUSAL_S:
-            raise AdapterRefused(refusal.code, str(refusal))
+        refusal = self._refusals.get(name)
+        if refusal and self._clock() - refusal.at < _REFUSAL_S:
+            raise AdapterRefused(refusal.code, refusal.message)
         slot = self._slots[name] = _Slot(name)
         slot.load = asyncio.create_task(self._load(slot))
         # Its error belongs to those who wait; when they have all gone, nobody needs to hear it.
@@ -126,10 +136,12 @@ class Residency:
             raise
         finally:
             self._metrics.loads.labels(outcome).inc()
-            log.info("adapter.loaded", adapter_id=slot.name, outcome=outcome)
             if outcome != "ok":
+                log.info("adapter.not_loaded", adapter_id=slot.name, outcome=outcome)
                 self._leave(slot)
-        self._metrics.load_seconds.observe(self._clock() - started)
+        took = self._clock() - started
+        self._metrics.load_seconds.observe(took)
+        log.info("adapter.loaded", adapter_id=slot.name, seconds=round(took, 4))
         return served
 
     async def _bring(self, slot: _Slot) -> Served:
@@ -177,7 +189,7 @@ class Residency:
         """Remember it: its content never changes, and trying costs a fetch and forwards."""
         while len(self._refusals) >= _MAX_REFUSALS:
             del self._refusals[next(iter(self._refusals))]
-        self._refusals[name] = (self._clock(), error)
+        self._refusals[name] = _Refusal(self._clock(), error.code, str(error))
 
     def _leave(self, slot: _Slot) -> None:
         """Take the adapter out of memory; those who use it now finish with it."""

@@ -1,5 +1,6 @@
 """The routes of the inference server: OpenAI's completions, with an adapter's id as `model`."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -118,7 +119,8 @@ async def _whole(run: _Run) -> dict[str, Any]:
     async with aclosing(run):
         async for answer, _ in run:  # noqa: B007  # the last one is used
             pass
-    choices = [choice.take() for choice in answer.choices]
+    # Long echoes with log-probs take a while: off the event loop.
+    choices = await asyncio.to_thread(lambda: [choice.take() for choice in answer.choices])
     return {**answer.wire(choices), "usage": answer.usage()}
 
 

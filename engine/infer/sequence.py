@@ -1,5 +1,7 @@
 """One sequence on its way through a model: its cache, its tokens and the text they make."""
 
+from collections.abc import Sequence as Tokens
+
 import torch
 from tokenizers import Tokenizer
 
@@ -53,7 +55,7 @@ class Sequence:
                 self._sink(Output("", None, 0, None, Finish("length")))
                 return False
         else:
-            logits = request.model.forward(self._next, self._cache, request.lora, keep=1)
+            logits = self._forward(self._next, keep=1)
         return self._take(logits[-1])
 
     def fail(self, error: Exception) -> None:
@@ -65,7 +67,7 @@ class Sequence:
         end = min(self._fed + self._chunk, len(request.prompt_ids))
         fed = request.prompt_ids[self._fed : end]
         keep = len(fed) if request.score_prompt else 1
-        logits = request.model.forward(fed, self._cache, request.lora, keep=keep)
+        logits = self._forward(fed, keep=keep)
         if request.score_prompt:
             targets = list(request.prompt_ids[self._fed + 1 : end + 1])
             if targets:
@@ -73,13 +75,19 @@ class Sequence:
         self._fed = end
         return logits
 
+    def _forward(self, token_ids: Tokens[int], *, keep: int) -> torch.Tensor:
+        request = self.request
+        logits = request.model.forward(token_ids, self._cache, request.lora, keep=keep)
+        if not bool(logits.logsumexp(-1).isfinite().all()):
+            raise GenerationFailed(
+                "The model's log-probs are not numbers: its training has diverged. Train it again "
+                "at a lower learning rate.",
+                code="model_diverged",
+            )
+        return logits
+
     def _take(self, logits: torch.Tensor) -> bool:
         """Choose the next token from logits [vocabulary] and send it."""
-        if not bool(logits.isfinite().any()) or bool(logits.isnan().any()):
-            raise GenerationFailed(
-                f"Model {self.request.model.name!r} gives log-probs that are not numbers; "
-                "its training has diverged: train it again at a lower learning rate."
-            )
         request = self.request
         token = self._sampler.choose(logits)
         self._made += 1

@@ -105,9 +105,9 @@ class Verifier:
         self._generator.submit(request, events.sink(0))
         _, event = await events.get()
         if isinstance(event, Failed):
-            if isinstance(event.error, GenerationFailed) and event.error.code == "server_stopping":
-                raise event.error
-            raise AdapterRefused("adapter_invalid", f"Adapter {name!r}: {event.error}")
+            if isinstance(event.error, GenerationFailed) and event.error.code == "model_diverged":
+                raise AdapterRefused("adapter_diverged", f"Adapter {name!r}: {event.error}")
+            raise event.error
         assert isinstance(event, PromptScored)
         scores = event.scores[probe.prompt_tokens :]
         return [score.logprob for score in scores if score is not None]

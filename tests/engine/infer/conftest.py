@@ -6,12 +6,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.engine.infer.world import World, serve, write_base
+from tests.engine.infer.world import CONTEXT, World, serve, write_base
 
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_base(tmp_path_factory.mktemp("base"))
+    return write_base(tmp_path_factory.mktemp("base"), context=CONTEXT)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,10 +20,12 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from engine.infer.errors import AdapterNotFound
 from engine.infer.probes import compute_logprobs
+from engine.infer.routes import Engine
 from engine.infer.server import create_app
 
 BASE_NAME = "tiny"
 END = "<|end|>"
+CONTEXT = 8192  # of the base that most tests share: long enough to be cancelled on the way
 SENTENCES = [
     "The quick brown fox jumps over the lazy dog by the river bank.",
     "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich.",
@@ -74,10 +77,13 @@ def write_tokenizer(folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def write_base(folder: Path, architecture: str = "llama", *, seed: int = 0) -> Path:
+def write_base(
+    folder: Path, architecture: str = "llama", *, seed: int = 0, context: int = 256
+) -> Path:
     """A random model with logits far enough apart that rounding chooses no token."""
     torch.manual_seed(seed)
     config = ARCHITECTURES[architecture]()
+    config.max_position_embeddings = context
     config.initializer_range = 0.15
     config.bos_token_id = config.eos_token_id = 1
     config.pad_token_id = 0
@@ -156,7 +162,7 @@ class World:
     def add_full(self, name: str, *, seed: int = 1) -> Path:
         """A whole model of the base's shape."""
         folder = self.root / name
-        write_base(folder, self.architecture, seed=seed)
+        write_base(folder, self.architecture, seed=seed, context=CONTEXT)
         (folder / "tokenizer.json").unlink()
         return self.describe(name, "full", load(folder))
 
@@ -226,6 +232,26 @@ def stream(client: httpx.Client, **body: Any) -> list[dict[str, Any]]:
         assert line.startswith("data: ")
         chunks.append(json.loads(line.removeprefix("data: ")))
     return chunks
+
+
+def until(condition: Callable[[], bool], *, within_s: float = 20) -> None:
+    """Wait for something that another thread does."""
+    end = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)
+
+
+def metric(client: httpx.Client, name: str) -> float:
+    """A sample of /metrics by its name and labels."""
+    lines = client.get("/metrics").text.splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.rsplit(" ", 1)[0] == name)
+
+
+def engine_of(client: httpx.Client) -> Engine:
+    """The running parts behind a client of `serve`."""
+    engine: Engine = client.app.state.engine  # type: ignore[attr-defined]  # set by serve
+    return engine
 
 
 def error_of(response: httpx.Response) -> dict[str, Any]:

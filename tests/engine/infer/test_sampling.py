@@ -1,0 +1,64 @@
+"""How tokens are drawn, and what their log-probs are."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from engine.infer.sampling import Sampler, Sampling, score_tokens
+
+LOGITS = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
+
+
+def draw(sampling: Sampling, times: int = 4000) -> dict[int, float]:
+    """How often each token is drawn."""
+    sampler = Sampler(sampling, 0)
+    counts = Counter(sampler.choose(LOGITS) for _ in range(times))
+    return {token: count / times for token, count in sorted(counts.items())}
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        (Sampling(), {0: 0.4, 1: 0.3, 2: 0.2, 3: 0.1}),
+        (Sampling(top_k=2), {0: 4 / 7, 1: 3 / 7}),
+        (Sampling(top_k=99), {0: 0.4, 1: 0.3, 2: 0.2, 3: 0.1}),
+        (Sampling(top_p=0.69), {0: 4 / 7, 1: 3 / 7}),
+        (Sampling(top_p=0.01), {0: 1.0}),
+        (Sampling(top_k=3, top_p=0.5), {0: 4 / 7, 1: 3 / 7}),
+        (Sampling(temperature=0.5), {0: 16 / 30, 1: 9 / 30, 2: 4 / 30, 3: 1 / 30}),
+        (Sampling(temperature=0), {0: 1.0}),
+    ],
+)
+def test_tokens_are_drawn_as_often_as_they_should(
+    sampling: Sampling, expected: dict[int, float]
+) -> None:
+    seeded = Sampling(sampling.temperature, sampling.top_p, sampling.top_k, seed=0)
+    assert draw(seeded) == pytest.approx(expected, abs=0.03)
+
+
+def test_a_token_of_no_probability_is_never_drawn() -> None:
+    logits = torch.tensor([float("-inf"), 0.0, float("-inf")])
+    sampler = Sampler(Sampling(temperature=2.0, seed=1), 0)
+    assert {sampler.choose(logits) for _ in range(200)} == {1}
+
+
+def test_the_order_of_equal_logits_does_not_change_between_draws() -> None:
+    drawn = [
+        [Sampler(Sampling(top_p=0.9, seed=seed), 0).choose(torch.zeros(50)) for seed in range(20)]
+        for _ in range(2)
+    ]
+    assert drawn[0] == drawn[1]
+
+
+def test_scores_are_log_softmax_and_finite() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(3, 9)
+    logits[0, 5] = float("-inf")
+    scores = score_tokens(logits, [5, 2, 7], top=2)
+    expected = logits.log_softmax(-1)
+    assert scores[0].logprob == -9999.0
+    assert scores[1].logprob == pytest.approx(float(expected[1, 2]), abs=1e-6)
+    best = expected[2].topk(2)
+    assert [token for token, _ in scores[2].top] == best.indices.tolist()
+    assert [value for _, value in scores[2].top] == pytest.approx(best.values.tolist(), abs=1e-6)
