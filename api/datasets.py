@@ -1,6 +1,6 @@
 """Datasets over HTTP: upload, list, show, delete. What is inside one is in previews.py."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import anyio
@@ -8,6 +8,7 @@ import structlog
 from fastapi import APIRouter, Query, Request
 
 from api.auth import TenantId
+from api.batches import batches
 from api.bodies import StrictRoute
 from api.calls import in_thread, read
 from api.envelope import Deleted, ListOf, Wire, refusals
@@ -22,7 +23,6 @@ from storage.objects import StorageError
 router = APIRouter(prefix="/datasets", tags=["datasets"], route_class=StrictRoute)
 log = structlog.get_logger()
 
-BATCH_BYTES = 1 << 20
 FORM = "multipart/form-data"
 FORM_FIELDS = frozenset(UploadOptions.model_fields)
 
@@ -111,19 +111,6 @@ def _reader(
         return form.feed, form.close
     intake.begin(content_type, None)
     return intake.write, lambda: None
-
-
-async def batches(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same bytes in pieces of about a MiB: each is one hop to a thread."""
-    held, size = [], 0
-    async for chunk in chunks:
-        held.append(chunk)
-        size += len(chunk)
-        if size >= BATCH_BYTES:
-            yield b"".join(held)
-            held, size = [], 0
-    if size:
-        yield b"".join(held)
 
 
 @router.get("", responses=refusals(404))

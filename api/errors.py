@@ -233,7 +233,11 @@ def _of_validation(errors: Sequence[Any]) -> tuple[int, ErrorBody]:
         text = "The body must be a JSON object, sent with Content-Type: application/json."
         return 422, _body(422, "invalid_request", text)
     problems = [
-        ProblemBody(field=field_path(error["loc"]), message=_plain(error), code=str(error["type"]))
+        ProblemBody(
+            field=field_path(error["loc"], error["type"]),
+            message=_plain(error),
+            code=str(error["type"]),
+        )
         for error in errors
     ]
     first = problems[0]

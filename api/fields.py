@@ -22,7 +22,7 @@ def _tags(union: Any) -> Iterator[str]:
 TAGS = {"method": frozenset(_tags(Method)), "peft": frozenset(_tags(Peft))}
 
 
-def field_path(location: Sequence[int | str]) -> str:
+def field_path(location: Sequence[int | str], problem: str = "") -> str:
     """Where a validation error is. A path without a field is the place itself."""
     parts = [str(part) for part in location]
     if len(parts) > 1 and parts[0] in PLACES:
@@ -32,4 +32,6 @@ def field_path(location: Sequence[int | str]) -> str:
         for before, part in zip(["", *parts], parts, strict=False)
         if part not in TAGS.get(before, ())
     ]
+    if problem.startswith("union_tag"):
+        kept.append("type")
     return ".".join(kept)

@@ -38,7 +38,7 @@ class GenerateBody(Wire):
     )
     prompt: str | None = Field(None, min_length=1, description="raw text, encoded as it is")
     messages: tuple[Message, ...] | None = Field(
-        None, min_length=1, max_length=512, description="a conversation, for the chat template"
+        None, max_length=512, description="a conversation, for the chat template"
     )
     max_tokens: int = Field(256, ge=1, le=1_048_576)
     temperature: float = Field(1.0, ge=0, le=2, description="0: always the likeliest token")
@@ -55,6 +55,8 @@ class GenerateBody(Wire):
     def _says_one_thing(self) -> "GenerateBody":
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("give exactly one of `prompt` and `messages`")
+        if self.messages == ():
+            raise ValueError("`messages` is empty; give at least one")
         return self
 
 

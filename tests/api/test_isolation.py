@@ -1,0 +1,91 @@
+"""Tenants: for every operation with an id, a foreign one is exactly as unknown as a made-up one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from api.services import Services
+from tests.api.making import publish_adapter, spec_for
+
+pytestmark = pytest.mark.anyio
+
+BODY: dict[str, Any] = {"prompt": "hello"}
+
+
+@pytest.fixture
+async def owned(
+    client: httpx.AsyncClient, dataset: dict[str, Any], services: Services, tmp_path: Path
+) -> dict[str, str]:
+    """One of everything, of tenant `ours`, by the room it lives in."""
+    job = (await client.post("/jobs", json=spec_for(dataset))).json()
+    adapter_id = publish_adapter(services, "ours", tmp_path / "adapter")
+    return {"datasets": dataset["id"], "jobs": job["id"], "adapters": adapter_id}
+
+
+def operations(app: FastAPI) -> list[tuple[str, str]]:
+    """Every operation with an id in its path."""
+    return [
+        (method, path)
+        for path, methods in app.openapi()["paths"].items()
+        for method in methods
+        if "{" in path
+    ]
+
+
+async def test_a_foreign_id_is_as_unknown_as_any_other(
+    app: FastAPI, client_of: Callable[[str], httpx.AsyncClient], owned: dict[str, str]
+) -> None:
+    stranger = client_of("theirs")
+    seen = operations(app)
+    assert len(seen) >= 14
+    for method, path in seen:
+        theirs = owned[path.split("/")[1]]
+        prefix = theirs.split("_")[0]
+        for made_up in (f"{prefix}_{'0' * 24}", "x" * len(theirs)):
+            foreign = await stranger.request(method, path.replace("{id}", theirs))
+            unknown = await stranger.request(method, path.replace("{id}", made_up))
+            where = f"{method} {path}"
+            assert foreign.status_code == unknown.status_code == 404, where
+            expected = unknown.content.replace(made_up.encode(), theirs.encode())
+            assert foreign.content == expected, where
+            assert set(foreign.headers) == set(unknown.headers), where
+
+
+@pytest.mark.parametrize("odd", ["%00", "..%2f..", "a" * 400, "%F0%9F%92%A9", "ds_%27--", "%2e%2e"])
+async def test_an_odd_id_is_unknown_too(app: FastAPI, client: httpx.AsyncClient, odd: str) -> None:
+    for method, path in operations(app):
+        answer = await client.request(method, path.replace("{id}", odd))
+        assert answer.status_code in (404, 405), f"{method} {path}"
+        assert set(answer.json()) == {"error"}
+
+
+async def test_ids_in_bodies_and_cursors_are_the_tenants_own_too(
+    client_of: Callable[[str], httpx.AsyncClient], owned: dict[str, str]
+) -> None:
+    stranger = client_of("theirs")
+    for room, id in owned.items():
+        assert (await stranger.get(f"/{room}?after={id}")).status_code == 404
+        assert (await stranger.get(f"/{room}")).json()["data"] == []
+    job = await stranger.post("/jobs", json=spec_for({"id": owned["datasets"]}))
+    assert job.status_code == 404
+    made = await stranger.post("/generate", json=BODY | {"adapter_id": owned["adapters"]})
+    unknown = await stranger.post("/generate", json=BODY | {"adapter_id": "ad_" + "0" * 24})
+    assert made.status_code == unknown.status_code == 404
+    assert made.content.replace(owned["adapters"].encode(), b"ad_" + b"0" * 24) == unknown.content
+
+
+async def test_the_owner_sees_all_of_it_and_no_tenant_key_or_path(
+    client: httpx.AsyncClient, owned: dict[str, str], services: Services
+) -> None:
+    tenant_id = services.store.tenants.create("ours").id
+    for room, id in owned.items():
+        for route in (f"/{room}", f"/{room}/{id}"):
+            answer = await client.get(route)
+            assert answer.status_code == 200
+            assert id in answer.text
+            for secret in (tenant_id, "tenants/", str(services.settings.data_dir)):
+                assert secret not in answer.text

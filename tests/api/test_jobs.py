@@ -1,0 +1,275 @@
+"""Jobs over HTTP: what is refused before it queues, what clients see, what they may ask for."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from api.services import Services
+from jobs.model import NewEvent, Progress
+from tests.api.making import spec_for
+
+pytestmark = pytest.mark.anyio
+
+
+class Woken:
+    """Wake-ups that are counted."""
+
+    def __init__(self) -> None:
+        self.queues: list[str] = []
+
+    def wake(self, queue: str) -> None:
+        self.queues.append(queue)
+
+    def waiting(self, queue: str) -> int:
+        return len(self.queues)
+
+
+async def test_a_job_is_queued_with_all_its_choices_spelled_out(
+    client: httpx.AsyncClient, dataset: dict[str, Any], services: Services
+) -> None:
+    services.wakeups = woken = Woken()
+    spec = spec_for(dataset, name="first", metadata={"team": "a"}, seed=3)
+
+    answer = await client.post("/jobs", json=spec)
+
+    assert answer.status_code == 201
+    job = answer.json()
+    assert woken.queues == ["default"]
+    assert isinstance(job.pop("created_at"), int)
+    method, peft = job.pop("method"), job.pop("peft")
+    assert (method["type"], method["max_length"], method["learning_rate"]) == ("sft", 64, 2e-4)
+    assert (peft["type"], peft["r"]) == ("lora", 16)
+    assert job == {
+        "object": "job",
+        "id": job["id"],
+        "status": "queued",
+        "requested": None,
+        "base_model": "tiny",
+        "dataset": dataset["id"],
+        "seed": 3,
+        "checkpoint_every": 50,
+        "name": "first",
+        "metadata": {"team": "a"},
+        "progress": {"step": 0, "total_steps": None, "epoch": None, "loss": None},
+        "timings": {"queued_s": None, "first_step_s": None, "training_s": None, "total_s": None},
+        "attempt": 0,
+        "error": None,
+        "adapter_id": None,
+        "started_at": None,
+        "finished_at": None,
+    }
+    assert (await client.get(f"/jobs/{job['id']}")).json()["id"] == job["id"]
+
+
+async def test_a_job_that_could_not_run_is_refused_with_every_reason(
+    client: httpx.AsyncClient, dataset: dict[str, Any]
+) -> None:
+    spec = spec_for(dataset, base_model="gpt-9", peft={"type": "lora", "r": 512})
+    answer = await client.post("/jobs", json=spec)
+    error = answer.json()["error"]
+    assert answer.status_code == 422
+    assert {(p["field"], p["code"]) for p in error["problems"]} == {
+        ("base_model", "base_model_not_allowed"),
+        ("peft.r", "rank_too_high"),
+    }
+    assert (await client.get("/jobs")).json()["data"] == []
+
+
+async def test_a_base_model_whose_folder_is_gone_is_refused(
+    client: httpx.AsyncClient, dataset: dict[str, Any], services: Services
+) -> None:
+    services.bases._allowed["gone"] = "/nowhere/at/all"
+    answer = await client.post("/jobs", json=spec_for(dataset, base_model="gone"))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "base_model_unusable")
+    assert "/nowhere" not in answer.text
+
+
+async def test_rows_of_the_wrong_type_are_refused(client: httpx.AsyncClient) -> None:
+    row = b'{"prompt": "q", "chosen": "a", "rejected": "b"}\n'
+    made = (await client.post("/datasets?format=jsonl", content=row)).json()
+    answer = await client.post("/jobs", json=spec_for(made))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "wrong_row_type")
+    assert answer.json()["error"]["param"] == "dataset"
+
+
+@pytest.mark.parametrize("dataset_id", ["ds_" + "0" * 24, "x", "ds_\x00", "../..", "\u2028"])
+async def test_an_unknown_dataset_is_a_404(client: httpx.AsyncClient, dataset_id: str) -> None:
+    answer = await client.post("/jobs", json=spec_for({"id": dataset_id}))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"method": {"type": "ppo"}}, "method.type"),
+        ({"method": {"type": "sft", "learning_rate": 7}}, "method.learning_rate"),
+        ({"peft": {"type": "lora", "r": 0}}, "peft.r"),
+        ({"peft": {"type": "magic"}}, "peft.type"),
+        ({"method": {}}, "method.type"),
+        ({"seed": -1}, "seed"),
+        ({"metadata": {"k": "v" * 513}}, "metadata.k"),
+        ({"name": "n" * 129}, "name"),
+    ],
+)
+async def test_a_value_out_of_range_is_refused_at_its_field(
+    client: httpx.AsyncClient, dataset: dict[str, Any], change: dict[str, Any], field: str
+) -> None:
+    answer = await client.post("/jobs", json=spec_for(dataset, **change))
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, field)
+
+
+async def test_all_problems_of_a_request_are_told_at_once(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/jobs", json={"seed": -1, "base_model": "tiny", "sed": 1})
+    fields = [problem["field"] for problem in answer.json()["error"]["problems"]]
+    assert sorted(fields) == ["dataset", "method", "sed", "seed"]
+
+
+async def test_a_waiting_job_is_cancelled_at_once_and_only_once(
+    client: httpx.AsyncClient, dataset: dict[str, Any]
+) -> None:
+    job = (await client.post("/jobs", json=spec_for(dataset))).json()
+    first = await client.post(f"/jobs/{job['id']}/cancel")
+    again = await client.post(f"/jobs/{job['id']}/cancel")
+    paused = await client.post(f"/jobs/{job['id']}/pause")
+    assert first.json()["status"] == again.json()["status"] == "cancelled"
+    assert isinstance(first.json()["finished_at"], int)
+    assert (paused.status_code, paused.json()["error"]["code"]) == (409, "conflict")
+    assert paused.headers["x-should-retry"] == "false"
+
+
+async def test_a_paused_job_waits_until_it_is_resumed(
+    client: httpx.AsyncClient, dataset: dict[str, Any], services: Services
+) -> None:
+    services.wakeups = woken = Woken()
+    job = (await client.post("/jobs", json=spec_for(dataset))).json()
+    paused = await client.post(f"/jobs/{job['id']}/pause")
+    assert paused.json()["status"] == "paused"
+    assert services.store.leases.claim("worker", "default") is None
+
+    resumed = await client.post(f"/jobs/{job['id']}/resume")
+
+    assert resumed.json()["status"] == "queued"
+    assert woken.queues == ["default", "default"]
+    again = await client.post(f"/jobs/{job['id']}/resume")
+    assert again.status_code == 409
+
+
+async def test_a_running_job_shows_its_progress_and_what_was_asked_of_it(
+    client: httpx.AsyncClient, dataset: dict[str, Any], services: Services
+) -> None:
+    job = (await client.post("/jobs", json=spec_for(dataset))).json()
+    leases = services.store.leases
+    assert leases.claim("worker", "default") is not None
+    step = NewEvent(type="metrics", message="step 1", data={"step": 1, "loss": 0.5})
+    leases.record(job["id"], 1, [step], Progress(step=1, total_steps=9, loss=0.5), first_step=True)
+
+    seen = (await client.post(f"/jobs/{job['id']}/cancel")).json()
+
+    assert (seen["status"], seen["requested"], seen["attempt"]) == ("running", "cancel", 1)
+    assert seen["progress"]["total_steps"] == 9
+    assert seen["timings"]["first_step_s"] >= 0
+    metrics = (await client.get(f"/jobs/{job['id']}/metrics")).json()
+    assert [m["data"] for m in metrics["data"]] == [{"step": 1, "loss": 0.5}]
+    assert (await client.get(f"/jobs/{job['id']}/checkpoints")).json()["data"] == []
+
+
+async def test_jobs_are_listed_by_status(
+    client: httpx.AsyncClient, dataset: dict[str, Any]
+) -> None:
+    ids = [(await client.post("/jobs", json=spec_for(dataset))).json()["id"] for _ in range(3)]
+    await client.post(f"/jobs/{ids[1]}/cancel")
+    queued = (await client.get("/jobs?status=queued")).json()
+    assert [job["id"] for job in queued["data"]] == [ids[2], ids[0]]
+    assert (await client.get("/jobs?status=lost")).status_code == 422
+    page = (await client.get(f"/jobs?limit=1&after={ids[2]}")).json()
+    assert ([job["id"] for job in page["data"]], page["has_more"]) == ([ids[1]], True)
+    assert (await client.get("/jobs?after=job_" + "0" * 24)).status_code == 404
+
+
+async def test_a_tenant_may_have_so_many_jobs_waiting(
+    client: httpx.AsyncClient, dataset: dict[str, Any], services: Services
+) -> None:
+    services.store.jobs._max_live = 2
+    statuses = [(await client.post("/jobs", json=spec_for(dataset))).status_code for _ in range(3)]
+    assert statuses == [201, 201, 429]
+
+
+async def test_100_equal_requests_with_one_key_make_one_job_and_get_one_answer(
+    client: httpx.AsyncClient, dataset: dict[str, Any], services: Services
+) -> None:
+    services.wakeups = woken = Woken()
+    spec, headers = spec_for(dataset), {"idempotency-key": "once"}
+
+    answers = await asyncio.gather(
+        *(client.post("/jobs", json=spec, headers=headers) for _ in range(100))
+    )
+    services.store.jobs.cancel(services.store.tenants.create("ours").id, answers[0].json()["id"])
+    late = await client.post("/jobs", json=spec, headers=headers)
+
+    assert {(a.status_code, a.content) for a in [*answers, late]} == {(201, answers[0].content)}
+    assert len((await client.get("/jobs")).json()["data"]) == 1
+    assert woken.queues == ["default"]
+
+
+async def test_a_key_used_with_another_body_is_refused(
+    client: httpx.AsyncClient, dataset: dict[str, Any]
+) -> None:
+    headers = {"idempotency-key": "once"}
+    await client.post("/jobs", json=spec_for(dataset), headers=headers)
+    answer = await client.post("/jobs", json=spec_for(dataset, seed=1), headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "idempotency_key_reused")
+    assert len((await client.get("/jobs")).json()["data"]) == 1
+
+
+async def test_a_body_spelled_otherwise_is_the_same_body(
+    client: httpx.AsyncClient, dataset: dict[str, Any]
+) -> None:
+    headers = {"idempotency-key": "once"}
+    spec = spec_for(dataset)
+    plain = await client.post("/jobs", json=spec, headers=headers)
+    spelled = await client.post(
+        "/jobs", json={"seed": 0, **dict(reversed(spec.items()))}, headers=headers
+    )
+    assert plain.content == spelled.content
+
+
+async def test_a_key_belongs_to_its_tenant(
+    client_of: Callable[[str], httpx.AsyncClient], client: httpx.AsyncClient
+) -> None:
+    other = client_of("theirs")
+    row = b'{"prompt": "q", "completion": "a"}\n'
+    made = []
+    for each in (client, other):
+        dataset = (await each.post("/datasets?format=jsonl", content=row)).json()
+        answer = await each.post(
+            "/jobs", json=spec_for(dataset), headers={"idempotency-key": "once"}
+        )
+        made.append(answer)
+    assert [answer.status_code for answer in made] == [201, 201]
+    assert made[0].json()["id"] != made[1].json()["id"]
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256, "a b", "é"])
+async def test_an_odd_key_is_refused(
+    client: httpx.AsyncClient, dataset: dict[str, Any], key: str
+) -> None:
+    headers = [(b"idempotency-key", key.encode())]
+    answer = await client.post("/jobs", json=spec_for(dataset), headers=headers)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "idempotency-key")
+
+
+@pytest.mark.xfail(strict=True, reason="admission comes before the store looks for the key")
+async def test_a_replay_outlives_the_dataset(
+    client: httpx.AsyncClient, dataset: dict[str, Any]
+) -> None:
+    headers = {"idempotency-key": "once"}
+    first = await client.post("/jobs", json=spec_for(dataset), headers=headers)
+    await client.post(f"/jobs/{first.json()['id']}/cancel")
+    assert (await client.delete(f"/datasets/{dataset['id']}")).status_code == 200
+
+    again = await client.post("/jobs", json=spec_for(dataset), headers=headers)
+
+    assert (again.status_code, again.content) == (201, first.content)

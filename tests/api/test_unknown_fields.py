@@ -1,0 +1,62 @@
+"""Every JSON body refuses a field that it does not know, wherever in it that is."""
+
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from tests.api.making import spec_for
+
+pytestmark = pytest.mark.anyio
+
+BODIES: dict[str, dict[str, Any]] = {
+    "/jobs": spec_for({"id": "ds_" + "0" * 24}, peft={"type": "lora"}),
+    "/generate": {"messages": [{"role": "user", "content": "hi"}]},
+}
+
+
+def places(value: Any, path: str = "") -> list[tuple[str, dict[str, Any]]]:
+    """Every object in a body."""
+    if isinstance(value, list):
+        return [p for i, item in enumerate(value) for p in places(item, f"{path}{i}.")]
+    if not isinstance(value, dict):
+        return []
+    inner = [p for name, item in value.items() for p in places(item, f"{path}{name}.")]
+    return [(path, value), *inner]
+
+
+async def test_every_body_is_covered_here(app: FastAPI) -> None:
+    with_json = {
+        path
+        for path, methods in app.openapi()["paths"].items()
+        for operation in methods.values()
+        if "application/json" in operation.get("requestBody", {}).get("content", {})
+    }
+    assert with_json == set(BODIES)
+
+
+@pytest.mark.parametrize("route", BODIES)
+@pytest.mark.parametrize("field", ["tenant_id", "id", "status", "priority", "queue", "__class__"])
+async def test_a_field_that_is_not_there_is_refused(
+    client: httpx.AsyncClient, route: str, field: str
+) -> None:
+    for path, place in places(BODIES[route]):
+        place[field] = "x"
+        try:
+            answer = await client.post(route, json=BODIES[route])
+        finally:
+            del place[field]
+        error = answer.json()["error"]
+        assert answer.status_code == 422, path
+        assert (error["code"], error["param"]) == ("unknown_field", f"{path}{field}")
+
+
+async def test_a_field_of_an_upload_form_that_is_not_there_is_refused(
+    client: httpx.AsyncClient,
+) -> None:
+    answer = await client.post(
+        "/datasets", data={"tenant_id": "tn_1"}, files={"file": ("a.jsonl", b"{}")}
+    )
+    assert answer.status_code == 422
+    assert answer.json()["error"]["param"] == "tenant_id"
