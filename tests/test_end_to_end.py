@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -114,7 +115,7 @@ def train(client: httpx.Client, dataset_id: str, **spec: Any) -> dict[str, Any]:
         "peft": {"type": "lora", "r": 8},
         **spec,
     }
-    answer = client.post("/jobs", json=body, headers={"idempotency-key": json.dumps(spec)})
+    answer = client.post("/jobs", json=body, headers={"idempotency-key": secrets.token_hex(8)})
     assert answer.status_code == 201, answer.text
     follow(client, answer.json()["id"])
     job: dict[str, Any] = client.get(f"/jobs/{answer.json()['id']}").json()
