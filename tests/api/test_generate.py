@@ -1,0 +1,222 @@
+"""POST /generate: rendered under the adapter's own contract, sampled elsewhere, ours in answer."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.responses import JSONResponse, Response
+from tokenizers import Tokenizer
+
+from api.services import Services
+from tests.api.inference import USAGE, Inference
+from tests.api.making import publish_adapter
+
+pytestmark = pytest.mark.anyio
+
+HELLO = {"messages": [{"role": "user", "content": "say"}]}
+GERMAN = "{% for m in messages %}<|user|>Frage: {{ m.content }}{% endfor %}"
+
+
+@pytest.fixture
+def inference() -> Inference:
+    return Inference()
+
+
+@pytest.fixture(autouse=True)
+async def connected(services: Services, inference: Inference) -> None:
+    await services.http.aclose()
+    transport = httpx.ASGITransport(inference.app)
+    services.http = httpx.AsyncClient(transport=transport, base_url="http://inference.test")
+
+
+def text_of(services: Services, ids: list[int]) -> str:
+    base = services.bases.find("tiny")
+    tokenizer = Tokenizer.from_file(str(base.path / "tokenizer.json"))
+    return str(tokenizer.decode(ids, skip_special_tokens=False))
+
+
+async def test_messages_are_rendered_and_answered(
+    client: httpx.AsyncClient, inference: Inference, services: Services
+) -> None:
+    answer = await client.post("/generate", json=HELLO)
+
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert body.pop("id").startswith("gen_")
+    assert body == {
+        "object": "generation",
+        "model": "tiny",
+        "adapter_id": None,
+        "text": "one two three",
+        "finish_reason": "stop",
+        "usage": USAGE,
+    }
+    (asked,) = inference.asked
+    assert text_of(services, asked.pop("prompt")) == "<|user|>say<|end|><|assistant|>"
+    assert asked == {
+        "model": "tiny",
+        "max_tokens": 256,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "stop_token_ids": [1],
+    }
+
+
+async def test_a_prompt_is_raw_text_and_sampling_goes_through(
+    client: httpx.AsyncClient, inference: Inference, services: Services
+) -> None:
+    sampling = {
+        "max_tokens": 5,
+        "temperature": 0,
+        "top_p": 0.5,
+        "top_k": 3,
+        "seed": 9,
+        "stop": ["\n"],
+        "logprobs": 2,
+    }
+    answer = await client.post(
+        "/generate", json={"prompt": "say ", "base_model": "tiny"} | sampling
+    )
+    assert answer.json()["logprobs"] == {"token_logprobs": [-0.5]}
+    (asked,) = inference.asked
+    assert text_of(services, asked["prompt"]).endswith("say ")
+    assert {name: asked[name] for name in sampling} == sampling
+
+
+async def test_an_adapter_speaks_by_its_own_contract(
+    client: httpx.AsyncClient, inference: Inference, services: Services, tmp_path: Path
+) -> None:
+    adapter_id = publish_adapter(
+        services, "ours", tmp_path / "a", chat_template=GERMAN, stop_token_ids=[1, 4]
+    )
+    body = (await client.post("/generate", json=HELLO | {"adapter_id": adapter_id})).json()
+    assert (body["model"], body["adapter_id"]) == ("tiny", adapter_id)
+    (asked,) = inference.asked
+    assert asked["model"] == adapter_id
+    assert asked["stop_token_ids"] == [1, 4]
+    assert text_of(services, asked["prompt"]) == "<|user|>Frage: say"
+
+
+async def test_a_changed_tokenizer_is_refused_not_guessed_around(
+    client: httpx.AsyncClient, inference: Inference, services: Services, tmp_path: Path
+) -> None:
+    adapter_id = publish_adapter(services, "ours", tmp_path / "a", tokenizer_sha256="0" * 64)
+    answer = await client.post("/generate", json=HELLO | {"adapter_id": adapter_id})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "render_invalid")
+    assert inference.asked == []
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "body"),
+        (HELLO | {"prompt": "x"}, "body"),
+        ({"messages": []}, "body"),
+        ({"prompt": ""}, "prompt"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
+        (HELLO | {"max_tokens": 0}, "max_tokens"),
+        (HELLO | {"temperature": 3}, "temperature"),
+        (HELLO | {"top_p": 0}, "top_p"),
+        (HELLO | {"seed": 2**63}, "seed"),
+        (HELLO | {"base_model": "gpt-9"}, "base_model"),
+    ],
+)
+async def test_what_cannot_be_asked_is_refused_at_its_field(
+    client: httpx.AsyncClient, inference: Inference, body: dict[str, Any], param: str
+) -> None:
+    answer = await client.post("/generate", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, param)
+    assert inference.asked == []
+
+
+async def test_an_adapter_of_another_base_is_refused(
+    client: httpx.AsyncClient, services: Services, base_folder: Path, tmp_path: Path
+) -> None:
+    services.bases._allowed["other"] = str(base_folder)
+    adapter_id = publish_adapter(services, "ours", tmp_path / "a")
+    body = HELLO | {"adapter_id": adapter_id, "base_model": "other"}
+    answer = await client.post("/generate", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "base_model")
+
+
+def chunks_of(text: str) -> list[Any]:
+    frames = [frame.removeprefix("data: ") for frame in text.split("\n\n") if frame]
+    return [frame if frame == "[DONE]" else json.loads(frame) for frame in frames]
+
+
+async def test_a_stream_ends_with_the_reason_the_usage_and_done(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/generate", json=HELLO | {"stream": True})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    *pieces, last, done = chunks_of(answer.text)
+    assert [piece["text"] for piece in pieces] == ["one ", "two ", "three"]
+    assert set(pieces[0]) == {"object", "id", "text"}
+    assert (last["text"], last["finish_reason"], last["usage"]) == ("", "stop", USAGE)
+    assert len({chunk["id"] for chunk in [*pieces, last]}) == 1
+    assert done == "[DONE]"
+
+
+REFUSAL = {"message": "It differs by 0.3.", "type": "x", "param": None, "code": "adapter_mismatch"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("theirs", "ours", "kind"),
+    [
+        (422, 422, "invalid_request_error"),
+        (404, 404, "not_found_error"),
+        (429, 429, "rate_limit_error"),
+        (503, 503, "server_error"),
+        (500, 502, "server_error"),
+    ],
+)
+async def test_a_refusal_of_the_inference_server_goes_through(
+    client: httpx.AsyncClient, inference: Inference, stream: bool, theirs: int, ours: int, kind: str
+) -> None:
+    inference.answer = JSONResponse({"error": REFUSAL}, theirs)
+    answer = await client.post("/generate", json=HELLO | {"stream": stream})
+    assert answer.status_code == ours
+    assert answer.json() == {"error": REFUSAL | {"type": kind}}
+    assert ("retry-after" in answer.headers) == (ours in (429, 503))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "nonsense", [Response("hello"), Response("<html>", 500), JSONResponse({"detail": "no"}, 404)]
+)
+async def test_nonsense_of_the_inference_server_is_a_bad_gateway(
+    client: httpx.AsyncClient, inference: Inference, nonsense: Response, stream: bool
+) -> None:
+    inference.answer = nonsense
+    answer = await client.post("/generate", json=HELLO | {"stream": stream})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "generator_failed")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_inference_server_that_is_down_is_a_503_with_a_time_to_come_back(
+    client: httpx.AsyncClient, services: Services, stream: bool
+) -> None:
+    await services.http.aclose()
+    services.http = httpx.AsyncClient(base_url="http://127.0.0.1:9")
+    answer = await client.post("/generate", json=HELLO | {"stream": stream})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "generator_unavailable")
+    assert int(answer.headers["retry-after"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("pieces", "code"),
+    [
+        ([{"choices": [{"text": "one"}]}, {"error": REFUSAL}], "adapter_mismatch"),
+        ([{"choices": [{"text": "one"}]}], "generator_failed"),
+        ([{"choices": [{"text": "one"}]}, "{oops"], "generator_failed"),
+    ],
+)
+async def test_an_error_in_the_middle_of_a_stream_is_its_last_event(
+    client: httpx.AsyncClient, inference: Inference, pieces: list[Any], code: str
+) -> None:
+    inference.pieces = pieces
+    answer = await client.post("/generate", json=HELLO | {"stream": True})
+    first, last = chunks_of(answer.text)
+    assert first["text"] == "one"
+    assert last["error"]["code"] == code
