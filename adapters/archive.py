@@ -12,7 +12,7 @@ from adapters.errors import AdapterError, AdapterInvalid
 from storage.keys import check_file_name
 
 _BLOCK = 512
-_MAX_ENTRIES = 1000
+_MAX_ENTRIES = 200
 _MAX_EXTENSION_BYTES = 64 << 10  # a pax header or long name, which is held in memory
 _PIECE_BYTES = 1 << 20
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE)
@@ -44,7 +44,7 @@ def unpack(path: Path, dest: Path, *, max_bytes: int) -> None:
     """Write the files of a tar into the new folder `dest`; a single top folder is taken off.
 
     AdapterInvalid: archive_compressed, archive_malformed, archive_too_large, too_many_files,
-    path_traversal, odd_file_name, link_in_archive, special_file_in_archive, unexpected_file.
+    path_traversal, odd_file_name, link_in_archive, special_file_in_archive, nested_folder.
     Nothing is left of an archive that is refused.
     """
     dest.mkdir()
@@ -123,7 +123,7 @@ class _Reader:
         self.tops.add(str(path.parent))
         if len(path.parts) > 2 or len(self.tops) > 1:
             text = f"{str(path)[:100]!r}: an adapter's files lie in one folder"
-            raise AdapterInvalid("unexpected_file", text)
+            raise AdapterInvalid("nested_folder", text)
         try:
             name = check_file_name(path.name)
         except ValueError as error:

@@ -69,10 +69,10 @@ def read_config(folder: Path, *, max_rank: int) -> LoraConfigSummary:
     config = _load(folder / CONFIG_NAME)
     if config.get("peft_type") != "LORA":
         kind = str(config.get("peft_type"))[:40]
-        raise AdapterInvalid("peft_type_unsupported", f"peft_type is {kind}; only LORA is served")
+        raise AdapterInvalid("peft_type_unsupported", f"peft_type is {kind!r}; only LORA is served")
     if config.get("task_type") not in (None, "CAUSAL_LM"):
         task = str(config["task_type"])[:40]
-        raise AdapterInvalid("task_type_unsupported", f"task_type is {task}; use CAUSAL_LM")
+        raise AdapterInvalid("task_type_unsupported", f"task_type is {task!r}; use CAUSAL_LM")
     _check_features(config)
     summary = LoraConfigSummary(
         r=_whole(config, "r"),

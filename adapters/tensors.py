@@ -100,8 +100,9 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _header_bytes(name: str, file: BinaryIO, size_bytes: int, max_header_bytes: int) -> bytes:
     length = int.from_bytes(file.read(8), "little")
-    if size_bytes < 8:
-        raise _bad(name, "it is shorter than a header's length")
+    if file.read(1) != b"{":
+        raise _bad(name, "there is no header in it")
+    file.seek(8)
     if length > max_header_bytes:
         text = f"{name} declares a header of {length} bytes; the limit is {max_header_bytes}"
         raise AdapterInvalid("header_too_large", text)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from adapters import registry
+from adapters.download import download
 from adapters.errors import AdapterMissing
 from adapters.manifest import Lineage, Manifest
 from storage.keys import adapter_prefix
@@ -31,9 +32,7 @@ class CutPublishes(RuleBasedStateMachine):
     def begin(self) -> None:
         self.store = MemoryStore()
         self.temporary = TemporaryDirectory()
-        root = Path(self.temporary.name)
-        self.source, self.dest = root / "source", root / "dest"
-        self.source.mkdir()
+        self.source = Path(self.temporary.name)
         for name, data in FILES.items():
             (self.source / name).write_bytes(data)
         self.finished: set[str] = set()
@@ -73,15 +72,17 @@ class CutPublishes(RuleBasedStateMachine):
         except AdapterMissing:
             servable = False
         try:
-            fetched = registry.fetch(self.store, TENANT, adapter_id, self.dest / adapter_id)
+            archive = b"".join(download(self.store, TENANT, adapter_id))  # checks each sha256
         except AdapterMissing:
             assert not servable
             assert adapter_id not in self.finished
             return
-        assert {entry.name for entry in fetched.files} == set(FILES)
+        assert all(data in archive for data in FILES.values())
+        entries = registry.read_manifest(self.store, TENANT, adapter_id).files
+        assert {entry.name for entry in entries} == set(FILES)
         assert servable or adapter_id not in self.finished
         assert adapter_id in self.begun
 
 
 TestCutPublishes = CutPublishes.TestCase
-TestCutPublishes.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
+TestCutPublishes.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)

@@ -127,11 +127,12 @@ def test_a_presigned_url_opens_nothing_else(store: ObjectStore) -> None:
 
 def test_a_presigned_url_expires(store: ObjectStore) -> None:
     store.put("dl/a", b"payload")
-    url = store.presigned_url("dl/a", expires_s=1, filename="a")
+    url = store.presigned_url("dl/a", expires_s=3, filename="a")
     assert url is not None
-    assert httpx.get(url).status_code == 200
-    time.sleep(2.1)
-    assert httpx.get(url).status_code == 403
+    with httpx.Client() as client:
+        assert client.get(url).status_code == 200
+        time.sleep(3.1)
+        assert client.get(url).status_code == 403
 
 
 def test_an_aborted_multipart_upload_leaves_nothing_to_pay_for(
@@ -266,10 +267,10 @@ def test_a_store_that_is_down_is_told_soon(bucket: S3Server, tmp_path: Path) -> 
         started = time.monotonic()
         with pytest.raises(StorageUnavailable):
             store.ping()
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 5
         with pytest.raises(StorageUnavailable, match="EndpointConnectionError"):
             store.put_file("a", tmp_path / "in")
-        assert time.monotonic() - started < 12
+        assert time.monotonic() - started < 20
 
 
 def test_a_store_that_never_answers_is_given_up_in_bounded_time(
