@@ -75,7 +75,7 @@ def _display() -> Iterator[tuple[Show, Say]]:
 def _bar() -> Iterator[tuple[Show, Say]]:
     progress = Progress(
         TextColumn(" "),
-        SpinnerColumn(),
+        SpinnerColumn(finished_text=f"[green]{look.TICK}[/green]"),
         TextColumn("{task.description}"),
         BarColumn(bar_width=28),
         TextColumn("{task.fields[steps]:>9}"),
@@ -84,7 +84,7 @@ def _bar() -> Iterator[tuple[Show, Say]]:
         console=look.out,
     )
     with progress:
-        task = progress.add_task("queued  ", total=None, steps="", loss="")
+        task = progress.add_task("queued   ", total=None, steps="", loss="")
 
         def show(seen: Seen) -> None:
             running = seen.status == "running" and seen.total_steps

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from jobs.settings import Settings
 
 TENANT = "default"
-_LOCK = "serve.json"
+_NOTE, _HEIRS = "serve.json", "serve.lock"
 _HEIRS_S = 10.0  # children of a serve that was killed end within this
+_GLANCE_S = 0.3  # a command that looks whether somebody serves holds the lock for a moment
 
 
 def key_path(data_dir: Path) -> Path:
@@ -44,69 +45,79 @@ def _write_secret(path: Path, text: str) -> None:
 
 
 class Occupation:
-    """The lock on a data folder, and the note of who holds it.
+    """The locks on a data folder, and the note of who serves from it and where.
 
-    Children inherit the lock, so the folder is free when the last of them has ended.
+    One lock is this process's alone and says whether it lives. Its children inherit the other one,
+    so the folder is free when the last of them has ended.
     """
 
     def __init__(self, data_dir: Path) -> None:
         data_dir.mkdir(parents=True, exist_ok=True)
-        self._file: IO[str] = (data_dir / _LOCK).open("a+")
-        deadline = time.monotonic() + _HEIRS_S
-        while not self._try():
-            holder = _note(data_dir).get("pid")
-            if time.monotonic() > deadline or (isinstance(holder, int) and _alive(holder)):
-                self._file.close()
-                raise CommandFailed(
-                    f"Another `luthier serve` (process {holder}) works in {data_dir}. "
-                    "Stop it, or choose another folder with --data-dir."
-                )
-            time.sleep(0.1)
+        self._note = (data_dir / _NOTE).open("a+")
+        if not _locked_within(self._note, _GLANCE_S):
+            self._note.close()
+            raise CommandFailed(
+                f"Another `luthier serve` (process {_read(data_dir).get('pid')}) works in "
+                f"{data_dir}. Stop it, or choose another folder with --data-dir."
+            )
+        self._heirs = (data_dir / _HEIRS).open("a")
+        if not _locked_within(self._heirs, _HEIRS_S):
+            self.release()
+            raise CommandFailed(
+                f"Processes of an earlier `luthier serve` still work in {data_dir}; end them first."
+            )
         self.announce("")
 
     @property
     def fd(self) -> int:
-        return self._file.fileno()
-
-    def _try(self) -> bool:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+        """What children inherit."""
+        return self._heirs.fileno()
 
     def announce(self, url: str) -> None:
         """Note who serves from this folder and where, for the commands that talk to it."""
-        self._file.seek(0)
-        self._file.truncate()
-        self._file.write(json.dumps({"pid": os.getpid(), "url": url}))
-        self._file.flush()
+        self._note.seek(0)
+        self._note.truncate()
+        self._note.write(json.dumps({"pid": os.getpid(), "url": url}))
+        self._note.flush()
 
     def release(self) -> None:
         self.announce("")
-        self._file.close()
+        self._heirs.close()
+        self._note.close()
 
 
 def served_at(data_dir: Path) -> str | None:
     """The URL of the service that runs from this folder, if one does."""
-    note = _note(data_dir)
-    url, pid = note.get("url"), note.get("pid")
-    return str(url) if url and isinstance(pid, int) and _alive(pid) else None
-
-
-def _note(data_dir: Path) -> dict[str, object]:
     try:
-        note = json.loads((data_dir / _LOCK).read_text())
+        with (data_dir / _NOTE).open() as note:
+            if _lock(note, fcntl.LOCK_SH):
+                return None  # nobody holds it
+    except OSError:
+        return None
+    url = _read(data_dir).get("url")
+    return str(url) if url else None
+
+
+def _read(data_dir: Path) -> dict[str, object]:
+    try:
+        note = json.loads((data_dir / _NOTE).read_text())
     except (OSError, ValueError):
         return {}
     return note if isinstance(note, dict) else {}
 
 
-def _alive(pid: int) -> bool:
+def _locked_within(file: IO[str], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not _lock(file, fcntl.LOCK_EX):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _lock(file: IO[str], kind: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
-    except PermissionError:
-        return True
     return True

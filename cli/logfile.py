@@ -4,8 +4,13 @@ import os
 import shutil
 from pathlib import Path
 
+from cli.logs import parse
+from cli.look import CROSS
+
 MAX_BYTES = 20 << 20
 _READ_BYTES = 1 << 20
+_LAST_BYTES = 1 << 14
+_LAST_LINES = 6
 
 
 class LogFile:
@@ -14,7 +19,7 @@ class LogFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         path.touch()
-        self._offset = path.stat().st_size
+        self._offset = self._start = path.stat().st_size
         self._rest = b""
 
     def new_lines(self) -> list[str]:
@@ -31,11 +36,13 @@ class LogFile:
         if self._offset > MAX_BYTES:
             shutil.copyfile(self._path, self._path.with_suffix(self._path.suffix + ".1"))
             os.truncate(self._path, 0)
-            self._offset = 0
+            self._offset = self._start = 0
 
-    def last_words(self, count: int = 6) -> list[str]:
-        """The last lines that say something."""
+    def last_words(self) -> list[str]:
+        """What a process said last: its own verdict where it gave one, else the last lines."""
         with self._path.open("rb") as file:
-            file.seek(max(0, self._path.stat().st_size - (1 << 14)))
+            file.seek(max(self._start, self._path.stat().st_size - _LAST_BYTES))
             lines = file.read().decode(errors="replace").splitlines()
-        return [line for line in lines if line.strip()][-count:]
+        verdicts = [line for line in lines if line.startswith(CROSS)]
+        said = [line for line in lines if line.strip() and parse(line) is None]
+        return [verdicts[-1].removeprefix(CROSS).strip()] if verdicts else said[-_LAST_LINES:]

@@ -1,12 +1,15 @@
 """How the command looks: the consoles, the marks and the few styles everything is printed in."""
 
 import sys
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
+_COLUMNS = 80
 _PIPE_COLUMNS = 160  # tables in a pipe are read by programs, which need no folding
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
@@ -72,6 +75,24 @@ def fact(name: str, value: str, aside: str = "") -> None:
     out.print(text.append(f"   {aside}" if aside else "", "dim"), soft_wrap=True)
 
 
-def waiting(what: str) -> AbstractContextManager[object]:
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
     """A spinner on a terminal, nothing elsewhere."""
-    return out.status(f"[dim]{what}[/dim]") if out.is_terminal else nullcontext()
+    from rich.progress import Progress, SpinnerColumn, TextColumn
+
+    if not out.is_terminal:
+        yield
+        return
+    columns = (TextColumn(" "), SpinnerColumn(), TextColumn("{task.description}", style="dim"))
+    with Progress(*columns, console=out, transient=True) as progress:
+        progress.add_task(what, total=None)
+        yield
+
+
+def side_by_side(*columns: str) -> Table:
+    """Texts beside each other, folded into 80 columns wherever they are printed."""
+    width = min(out.width, _COLUMNS)
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold", width=width, leading=1)
+    for column in columns:
+        made.add_column(column, overflow="fold", ratio=1)
+    return made

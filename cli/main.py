@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from cli import adapter, dataset, generate, job, key, roles, serve
+from cli import adapter, dataset, demo, generate, job, key, roles, serve
 from cli.failure import is_expected
 
 app = typer.Typer(
@@ -15,6 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(demo.demo)
 app.command()(serve.serve)
 app.command()(generate.generate)
 for room in (dataset, job, adapter, key):

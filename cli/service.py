@@ -198,16 +198,21 @@ class Service:
         for process in self._processes.values():
             process.ask_to_stop()
         asked_at = time.monotonic()
-        for name, process in self._processes.items():
-            while process.alive() and not self.hurry.is_set():
-                if time.monotonic() > asked_at + process.role.stop_s:
-                    self._on_trouble(name, "did not stop in time and was killed")
-                    break
-                self._forward(name)
-                time.sleep(0.02)
-            process.finish()
+        try:
+            for name, process in self._processes.items():
+                self._await_end(name, process, asked_at + process.role.stop_s)
+        finally:
+            self._leave()
+
+    def _await_end(self, name: str, process: Process, deadline: float) -> None:
+        while process.alive() and not self.hurry.is_set():
+            if time.monotonic() > deadline:
+                self._on_trouble(name, "did not stop in time and was killed")
+                break
             self._forward(name)
-        self._leave()
+            time.sleep(0.02)
+        process.finish()
+        self._forward(name)
 
     def _leave(self) -> None:
         for process in self._processes.values():
