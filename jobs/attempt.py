@@ -9,6 +9,7 @@ from pathlib import Path
 
 import structlog
 
+from adapters.errors import AdapterInvalid
 from engine.bases import BaseCatalogue
 from engine.errors import EngineError
 from engine.plan import (
@@ -81,7 +82,7 @@ class Attempt:
                 last = self._follow(child)
             finally:
                 child.kill()
-            self._end(last)
+            self._end(last, plan.base_path)
         finally:
             self._uploader.shutdown(wait=True, cancel_futures=True)
 
@@ -189,10 +190,13 @@ class Attempt:
 
     # After the child
 
-    def _publish(self, finished: Finished) -> None:
+    def _publish(self, finished: Finished, base_path: Path) -> None:
         """Store the adapter, then write its row; without the row it must not be there either."""
         job, objects = self._claim.job, self._shop.objects
-        adapter = publish(objects, self._claim, finished)
+        try:
+            adapter = publish(objects, self._claim, finished, base_path)
+        except AdapterInvalid as error:
+            raise _failure(error.code, f"The result cannot be served: {error}.") from error
         try:
             self._shop.store.leases.succeed(job.id, job.attempt, adapter, finished.training_s)
         except LeaseLost:
@@ -200,14 +204,14 @@ class Attempt:
             raise
         log.info("job.succeeded", adapter_id=adapter.id)
 
-    def _end(self, last: Report) -> None:
+    def _end(self, last: Report, base_path: Path) -> None:
         self._journal.flush()
         for upload in self._uploads:
             upload.result()  # a checkpoint that could not be stored is a failure to be told
         job, leases = self._claim.job, self._shop.store.leases
         match last:
             case Finished():
-                self._publish(last)
+                self._publish(last, base_path)
             case Stopped(directive="cancel"):
                 leases.cancelled(job.id, job.attempt)
                 log.info("job.cancelled")

@@ -1,10 +1,14 @@
 """From a finished child to a published adapter: its manifest, its files, its row."""
 
 import hashlib
+import sys
 import time
+from pathlib import Path
 
 from adapters import registry
 from adapters.manifest import DatasetRef, Lineage, Manifest, Probe
+from adapters.tensors import base_shapes
+from adapters.validation import validate_full, validate_lora
 from engine.plan import Finished
 from jobs.model import Adapter, Claim
 from storage.objects import ObjectStore
@@ -15,9 +19,13 @@ def adapter_id_of(job_id: str, attempt: int) -> str:
     return "ad_" + hashlib.sha256(f"{job_id}/{attempt}".encode()).hexdigest()[:24]
 
 
-def publish(objects: ObjectStore, claim: Claim, finished: Finished) -> Adapter:
-    """Store the files and the manifest; the row, which decides, is the caller's to write."""
+def publish(objects: ObjectStore, claim: Claim, finished: Finished, base_path: Path) -> Adapter:
+    """Check and store the files and the manifest; the row, which decides, is the caller's to write.
+
+    Raises AdapterInvalid for a result that could not be served, such as one with NaN in it.
+    """
     job = claim.job
+    _check(finished, base_path)
     manifest = registry.publish(objects, job.tenant_id, finished.path, _manifest(claim, finished))
     return Adapter(
         id=manifest.adapter_id,
@@ -30,6 +38,15 @@ def publish(objects: ObjectStore, claim: Claim, finished: Finished) -> Adapter:
         manifest=manifest.model_dump(mode="json"),
         created_at=manifest.created_at,
     )
+
+
+def _check(finished: Finished, base_path: Path) -> None:
+    shapes = base_shapes(base_path)
+    if finished.kind == "full":
+        validate_full(finished.path, shapes)
+    else:
+        # Its rank was admitted when the job was posted.
+        validate_lora(finished.path, shapes, max_rank=sys.maxsize)
 
 
 def unpublish(objects: ObjectStore, tenant_id: str, job_id: str, attempt: int) -> None:

@@ -1,12 +1,16 @@
 """The runner with a scripted trainer: what it writes, and when it must not write."""
 
+import json
+import shutil
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from adapters import registry
 from adapters.errors import AdapterMissing
@@ -81,10 +85,24 @@ def save(number: int) -> Step:
     return saved
 
 
+def write_adapter(folder: Path, value: float) -> None:
+    """A LoRA of rank 1 on one module of the base."""
+    folder.mkdir()
+    name = "base_model.model.model.layers.0.self_attn.q_proj"
+    save_file(
+        {
+            f"{name}.lora_A.weight": np.full((1, 64), value, np.float32),
+            f"{name}.lora_B.weight": np.full((64, 1), value, np.float32),
+        },
+        folder / "adapter_model.safetensors",
+    )
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+
+
 def finish(script: Script) -> Report:
     folder = script.plan.work_dir / "adapter"
-    folder.mkdir()
-    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    write_adapter(folder, value=0.5)
     probe = Probe(token_ids=(1, 2), prompt_tokens=1, logprobs=(-1.0,), base_logprobs=(-2.0,))
     return Finished(
         path=folder,
@@ -235,6 +253,20 @@ def test_a_failure_of_the_trainer_is_the_jobs_with_its_advice(run: Any) -> None:
     assert job.status is Status.FAILED
     assert job.error is not None
     assert job.error.code == "diverged"
+
+
+def test_a_result_with_nan_in_it_is_never_published(run: Any) -> None:
+    def finish_with_nan(script: Script) -> Report | None:
+        report = finish(script)
+        shutil.rmtree(script.plan.work_dir / "adapter")
+        write_adapter(script.plan.work_dir / "adapter", value=float("nan"))
+        return report
+
+    house, job, _ = run([finish_with_nan])
+    assert job.status is Status.FAILED
+    assert job.error is not None
+    assert job.error.code == "nan_weights"
+    assert not published(house, job, 1)
 
 
 def test_a_damaged_checkpoint_is_never_resumed_from(make_house: Callable[..., House]) -> None:
