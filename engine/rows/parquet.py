@@ -1,47 +1,31 @@
-"""Parquet records. The footer stands at the end of the file, so an upload is spooled first."""
+"""Parquet records out of a file. Run as a module, it is the reader that quarantine.py starts."""
 
-import tempfile
+import json
+import os
+import resource
+import sys
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from engine.rows.model import MAX_LINE_BYTES, MAX_ROWS
+from engine.rows.model import MAX_LINE_BYTES, MAX_ROWS, RowType
 from engine.rows.parser import TOO_LONG, RowInvalid, RowParser, Unreadable
 from engine.rows.spellings import Fault
 
 BATCH_ROWS = 256
 BATCH_BYTES = 64 << 20
 READ_BUFFER_BYTES = 1 << 20
+MAX_READER_BYTES = 1 << 30
+MAX_READER_CPU_S = 600
 # What the columns may hold once unpacked, by what their file takes; text packs five- to tenfold.
 MAX_EXPANSION = 50
 MIN_EXPANDED_BYTES = 64 << 20
 MESSAGE_COLUMNS = ("messages", "prompt", "completion", "chosen", "rejected")
 
 Records = Iterator[tuple[int, dict[str, Any]]]
-
-
-class ParquetRecords:
-    """Spools what it is fed; close() reads it. discard() removes the spool."""
-
-    def __init__(self, parser: RowParser) -> None:
-        self._parser = parser
-        # Closed by discard(); it has no name, so a killed process leaves nothing either.
-        self._spool: IO[bytes] = tempfile.TemporaryFile(prefix="luthier-")  # noqa: SIM115
-        self._bytes = 0
-
-    def feed(self, data: bytes) -> Records:
-        self._bytes += self._spool.write(data)
-        return iter(())
-
-    def close(self) -> Records:
-        self._spool.seek(0)
-        return parquet_records(self._spool, self._bytes, self._parser)
-
-    def discard(self) -> None:
-        self._spool.close()
 
 
 def parquet_records(source: IO[bytes], size_bytes: int, parser: RowParser) -> Records:
@@ -57,8 +41,8 @@ def parquet_records(source: IO[bytes], size_bytes: int, parser: RowParser) -> Re
                     raise Unreadable(row + long, [Fault(None, TOO_LONG)])
                 for record in batch.to_pylist():
                     row += 1
-                    yield row, {name: without_nulls(cell) for name, cell in record.items()}
-    except (pa.ArrowException, OSError, ValueError) as error:
+                    yield row, {name: plain(cell) for name, cell in record.items()}
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         said = f"cannot be read as Parquet, write the file again ({first_line(error)})"
         raise Unreadable(row + 1, [Fault(None, said)]) from None
 
@@ -77,10 +61,10 @@ def check_footer(file: pq.ParquetFile, size_bytes: int, parser: RowParser) -> in
     if rows > MAX_ROWS:
         said = f"the file has {rows:,} rows, more than {MAX_ROWS:,}; split the dataset"
         raise Unreadable(1, [Fault(None, said)])
-    chunks = chunk_sizes(file.metadata)
+    groups = group_sizes(file.metadata)
     limit = max(MIN_EXPANDED_BYTES, MAX_EXPANSION * size_bytes)
-    if sum(chunks) > limit:
-        said = f"the file unpacks to {sum(chunks):,} bytes, more than {limit:,}; upload it as JSONL"
+    if sum(groups) > limit:
+        said = f"the file unpacks to {sum(groups):,} bytes, more than {limit:,}; upload it as JSONL"
         raise Unreadable(1, [Fault(None, said)])
     try:
         parser.check_columns(file.schema_arrow.names)
@@ -88,17 +72,13 @@ def check_footer(file: pq.ParquetFile, size_bytes: int, parser: RowParser) -> in
         raise Unreadable(1, invalid.faults) from None
     if faults := [fault for field in file.schema_arrow for fault in faults_of_column(field)]:
         raise Unreadable(1, faults)
-    # One value of a dictionary may be as large as its chunk, and stand in every row of a batch.
-    return min(BATCH_ROWS, max(1, BATCH_BYTES // max(chunks, default=1)))
+    # One value of a dictionary may be as large as its row group, and stand in every row of a batch.
+    return min(BATCH_ROWS, max(1, BATCH_BYTES // max(1, *groups, 1)))
 
 
-def chunk_sizes(metadata: pq.FileMetaData) -> list[int]:
-    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    return [
-        group.column(i).total_uncompressed_size
-        for group in groups
-        for i in range(group.num_columns)
-    ]
+def group_sizes(metadata: pq.FileMetaData) -> list[int]:
+    """Unpacked. (Asking for a column's metadata instead aborts the process on a damaged footer.)"""
+    return [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
 
 
 def faults_of_column(field: "pa.Field[Any]") -> list[Fault]:
@@ -126,15 +106,35 @@ def is_messages(kind: pa.DataType) -> bool:
     return bool(types.is_struct(item)) and all(is_text(part.type) for part in item)
 
 
-def without_nulls(value: Any) -> Any:
-    """A null in a message is an absent field: a table must fill what some messages do not have."""
+def plain(value: Any) -> Any:
+    """A cell as JSON would have it: labels of 0 and 1 are booleans, absent fields are not null.
+
+    A table must fill what some messages do not have, and fills it with nulls.
+    """
+    if isinstance(value, list):
+        return [plain(item) for item in value]
     if isinstance(value, dict):
         return {name: item for name, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [without_nulls(item) for item in value]
-    return value
+    return bool(value) if value in (0, 1) else value
 
 
 def first_line(error: Exception) -> str:
     line = (str(error) or type(error).__name__).splitlines()[0][:200]
     return "".join(char if char.isprintable() else "?" for char in line)
+
+
+def main() -> None:
+    """Reads the file at descriptor 0; writes a JSON line a row, and `!` before what ended it."""
+    resource.setrlimit(resource.RLIMIT_DATA, (MAX_READER_BYTES, MAX_READER_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (MAX_READER_CPU_S, MAX_READER_CPU_S))
+    parser = RowParser(cast(RowType | None, sys.argv[1] if len(sys.argv) > 1 else None))
+    with open(0, "rb", closefd=False) as source, open(1, "wb", closefd=False) as out:
+        try:
+            for _, record in parquet_records(source, os.fstat(0).st_size, parser):
+                out.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        except Unreadable as unreadable:
+            out.write(b"!" + json.dumps([unreadable.line, unreadable.faults]).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()

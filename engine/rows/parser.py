@@ -92,15 +92,12 @@ class RowParser:
         return self._accept(spelling, written)
 
     def _accept(self, spelling: Spelling, written: Written) -> Written:
+        said = list(texts(written))
         faults = written.faults()
-        faults += [
-            Fault(field, "has a NUL character; remove it")
-            for field, text in texts(written)
-            if "\0" in text
-        ]
+        faults += [Fault(name, "has a NUL character; remove it") for name, t in said if "\0" in t]
         if count_messages(written) > MAX_MESSAGES:
             faults.append(Fault(None, f"has more than {MAX_MESSAGES} messages; split the row"))
-        if sum(len(text) for _, text in texts(written)) > MAX_LINE_BYTES:
+        if sum(len(text) for _, text in said) > MAX_LINE_BYTES:
             faults.append(Fault(None, TOO_LONG))
         if faults:
             raise RowInvalid(faults)
@@ -109,6 +106,8 @@ class RowParser:
 
     def _choose(self, record: Mapping[str, Any]) -> Spelling:
         """The spelling that fits these field names; raises RowInvalid when none does."""
+        if self._latest is not None and self._latest.fits(record):
+            return self._latest
         fitting = next((s for s in SPELLINGS if s.fits(record)), None)
         if fitting and self.row_type in (None, fitting.row_type):
             return fitting

@@ -1,7 +1,7 @@
 """How rows may be written: one wire model a spelling, and the choice between them."""
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
@@ -196,8 +196,8 @@ class Spelling:
     def extra(self) -> frozenset[str]:
         return self.allowed - self.required
 
-    def fits(self, names: Collection[str]) -> bool:
-        return self.required <= set(names) <= self.allowed
+    def fits(self, record: Mapping[str, object]) -> bool:
+        return self.required <= record.keys() <= self.allowed
 
 
 def _spelling(row_type: RowType, model: type[Written]) -> Spelling:

@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 from engine.rows import DatasetFormat, DatasetInvalid, Report, RowValidator, iter_rows
 from engine.rows.jsonl import Lines
 from engine.rows.model import MAX_LINE_BYTES, MAX_PROBLEMS_SHOWN, MAX_ROWS
+from engine.rows.parser import RowParser, Unreadable
+from engine.rows.quarantine import ParquetRecords
 from engine.rows.table import CLOSES, OPENS, REOPENS
 
 CORPUS = Path(__file__).parents[1] / "corpus" / "datasets"
@@ -168,7 +170,7 @@ def test_any_bytes_are_a_report_or_at_most_20_problems(
         json.dumps([p.model_dump() for p in problems]).encode()  # a client can be told
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_a_damaged_parquet_file_is_a_report_or_problems(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(["good.parquet", "messages.parquet"]))
@@ -278,6 +280,24 @@ def test_tiny_chunks_of_a_long_line_cost_no_more_than_the_line() -> None:
     report = outcome("jsonl", cut(line, [1]))
 
     assert isinstance(report, Report)
+
+
+def test_a_parquet_file_that_kills_its_reader_kills_nothing_else() -> None:
+    file = io.BytesIO()
+    pq.write_table(pa.table({"prompt": [f"Question {i}? " * 20 for i in range(20_000)]}), file)
+    records = ParquetRecords(RowParser())
+    list(records.feed(file.getvalue()))
+    others = set(psutil.Process().children())
+    rows = records.close()
+    next(rows)
+
+    (reader,) = set(psutil.Process().children()) - others
+    reader.kill()
+
+    with pytest.raises(Unreadable) as refused:
+        list(rows)
+    assert "its reader crashed" in refused.value.faults[0].message
+    records.discard()
 
 
 @pytest.mark.parametrize("end", ["closed", "abandoned", "refused"])

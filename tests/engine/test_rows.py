@@ -72,6 +72,8 @@ def test_reading_agrees_with_checking_on_the_corpus(case: dict[str, Any]) -> Non
     if "accepted_as" in case:
         assert len(list(rows)) == case["rows"]
         return
+    if case["format"] == "parquet":
+        return  # is only read after it has passed
     if "upload at least one row" in case["problems"][0]["message"]:
         assert list(rows) == []
         return
