@@ -18,8 +18,6 @@ from adapters.errors import AdapterError
 from adapters.manifest import Lineage, Manifest
 from adapters.peft_config import LoraConfigSummary
 from adapters.registry import publish, remove
-from adapters.tensors import base_shapes
-from adapters.validation import validate_lora
 from api.adapters import AdapterView, view
 from api.auth import TenantId
 from api.batches import batches
@@ -116,6 +114,8 @@ async def import_adapter(
 
 
 def _import(services: Services, tenant_id: str, archive: Path, options: ImportOptions) -> Adapter:
+    from adapters.validation import validate_lora  # with numpy, which is slow to import
+
     base = services.bases.find(options.base_model, weights=True)
     limit, max_rank = services.settings.max_upload_bytes, services.settings.max_lora_rank
     folder = archive.with_name("adapter")
@@ -143,6 +143,8 @@ def _import(services: Services, tenant_id: str, archive: Path, options: ImportOp
 
 
 def _shapes(base: BaseModel) -> dict[str, tuple[int, ...]]:
+    from adapters.tensors import base_shapes  # as above
+
     try:
         return base_shapes(base.path)
     except AdapterError as error:
