@@ -26,6 +26,9 @@ SPECIAL = [
     "<|eot_id|>",
     "<start_of_turn>",
     "<end_of_turn>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
 ]
 TEXT = [
     "What is the capital of France? It is Paris, a city on the river Seine.",

@@ -21,7 +21,7 @@ from engine.render import (
 from engine.rows import Conversation, Message, Preference, Prompt, Rating
 from tests.engine.folders import Kind, model_folder, template_text
 
-NAMES = ("chatml", "llama3", "gemma", "mistral", "generation_tag", "thinking")
+NAMES = ("chatml", "llama3", "gemma", "mistral", "generation_tag", "thinking", "role_tokens")
 KINDS: tuple[Kind, ...] = ("byte_level", "byte_level_bos", "metaspace")
 
 
@@ -84,6 +84,7 @@ def test_text_and_tokens_are_those_of_transformers(
         ("gemma", "Red, green and 🐈 ünï.<end_of_turn>Once upon a time.<end_of_turn>"),
         ("mistral", " Red, green and 🐈 ünï.</s> Once upon a time.</s>"),
         ("generation_tag", "Red, green and 🐈 ünï.<|im_end|>Once upon a time.<|im_end|>"),
+        ("role_tokens", "Red, green and 🐈 ünï.</s>Once upon a time.</s>"),
         (None, "Red, green and 🐈 ünï.</s>Once upon a time.</s>"),
     ],
 )
