@@ -1,5 +1,6 @@
 """The HTTP application: every room's routes behind one edge. `uvicorn api.app:app` runs it."""
 
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -49,8 +50,13 @@ async def _onward(request: Request, error: Exception) -> Response:
     raise error
 
 
+@cache
+def _from_environment() -> FastAPI:
+    return create_app(open_services(Settings()))
+
+
 def __getattr__(name: str) -> Any:
     """`app`, built on first use: importing this module opens nothing."""
     if name == "app":
-        return create_app(open_services(Settings()))
+        return _from_environment()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

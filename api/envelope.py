@@ -1,9 +1,10 @@
 """The one error envelope, as sent and as documented, and the other shapes that routes share."""
 
-from collections.abc import Mapping
 from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
+from starlette.responses import Response
 
 T = TypeVar("T")
 
@@ -39,10 +40,27 @@ class ErrorBody(Wire):
     total_problems: int | None = Field(None, exclude_if=absent)
 
 
+REFUSAL: JsonDict = {
+    "error": {
+        "message": "rank 512 is above this server's limit 64; lower `peft.r`.",
+        "type": "invalid_request_error",
+        "param": "peft.r",
+        "code": "rank_too_high",
+    }
+}
+
+
 class Envelope(Wire):
     """Every answer with a status of 400 or above."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [REFUSAL]})
+
     error: ErrorBody
+
+
+def json_answer(content: Wire) -> Response:
+    """For routes that choose between JSON and a stream. What is not finite becomes null."""
+    return Response(content.model_dump_json(), media_type="application/json")
 
 
 class ListOf(Wire, Generic[T]):
@@ -83,8 +101,3 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
         status: {"model": Envelope, "description": WHAT[status]}
         for status in sorted({400, 401, 422, 503, *statuses})
     }
-
-
-def example(value: Mapping[str, Any]) -> ConfigDict:
-    """A model's configuration with an example for the documentation."""
-    return ConfigDict(json_schema_extra={"examples": [dict(value)]})

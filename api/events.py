@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 
 from api.auth import TenantId
 from api.bodies import StrictRoute
 from api.calls import read
-from api.envelope import ListOf, Wire, refusals
+from api.envelope import ListOf, Wire, json_answer, refusals
 from api.paging import JobId
 from api.services import FromServices
 from jobs.model import TERMINAL, Checkpoint, Event, Level
@@ -105,7 +105,7 @@ async def list_events(
         return StreamingResponse(frames, media_type="text/event-stream", headers=headers)
     events, has_more = await read(store, store.jobs.events, tenant_id, id, after=after, limit=limit)
     page: ListOf[EventView] = ListOf(data=tuple(map(view, events)), has_more=has_more)
-    return JSONResponse(page.model_dump(mode="json"))
+    return json_answer(page)
 
 
 async def follow(store: Store, tenant_id: str, job_id: str, after: int) -> AsyncIterator[bytes]:

@@ -3,18 +3,20 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import Field, model_validator
+from fastapi.responses import StreamingResponse
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 from starlette.requests import ClientDisconnect
 
 from api.auth import TenantId
 from api.bodies import StrictRoute
 from api.calls import in_thread
 from api.completions import Choice, Completion, Usage, complete, stream
-from api.envelope import Envelope, Wire, absent, refusals
+from api.envelope import Envelope, Wire, absent, json_answer, refusals
 from api.errors import ApiError, GeneratorFailed, Invalid, body_of
 from api.paging import known
 from api.rendering import base_named, renderer_of
@@ -26,11 +28,19 @@ from jobs.model import Adapter, new_id
 router = APIRouter(tags=["generate"], route_class=StrictRoute)
 
 T = TypeVar("T")
+HELLO: JsonDict = {
+    "adapter_id": "ad_0123456789abcdef01234567",
+    "messages": [{"role": "user", "content": "Hello!"}],
+    "max_tokens": 64,
+    "temperature": 0,
+}
 StopText = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
 class GenerateBody(Wire):
     """What to answer, by which model, and how to sample."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [HELLO]})
 
     adapter_id: str | None = Field(None, max_length=64)
     base_model: str | None = Field(
@@ -84,7 +94,8 @@ class GenerationChunk(Wire):
     usage: Usage | None = Field(None, exclude_if=absent)
 
 
-class Asked(Wire):
+@dataclass(frozen=True)
+class Asked:
     """A request in the inference server's words, and what the answer will say about it."""
 
     base: str
@@ -111,12 +122,12 @@ async def generate(
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         return StreamingResponse(frames, media_type="text/event-stream", headers=headers)
     answer = await _unless_gone(request, complete(services.http, asked.body))
-    return JSONResponse(_generation(asked, answer).model_dump(mode="json"))
+    return json_answer(_generation(asked, answer))
 
 
 def _ask(services: Services, tenant_id: str, body: GenerateBody) -> Asked:
     """Render under the adapter's own contract. Raises NotFound, Invalid, RenderError."""
-    adapter, base_name, contract = None, body.base_model, None
+    base_name, contract = body.base_model, None
     if body.adapter_id is not None:
         adapter_id = known("adapter", body.adapter_id)
         adapter = services.store.adapters.get(tenant_id, adapter_id)

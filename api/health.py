@@ -12,12 +12,15 @@ from api.bodies import StrictRoute
 from api.calls import in_thread
 from api.envelope import Wire, refusals
 from api.services import FromServices, Services
+from jobs.errors import JobsError
+from storage.objects import StorageError
 
 router = APIRouter(tags=["operations"], route_class=StrictRoute)
 
 T = TypeVar("T")
 
 CHECK_S = 2.0
+DOWN = (JobsError, StorageError, httpx.HTTPError, OSError)  # a timeout is an OSError
 
 
 class Health(Wire):
@@ -65,11 +68,11 @@ async def metrics(tenant_id: TenantId, services: FromServices) -> Response:
 
 
 async def _within(answer: Awaitable[T]) -> T | None:
-    """None where a part failed or took too long; what it says when it fails is not for clients."""
+    """None where a part is down or took too long; what it says then is not for clients."""
     try:
         async with asyncio.timeout(CHECK_S):
             return await answer
-    except Exception:
+    except DOWN:
         return None
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Body, Header, Query
 
 from api.auth import TenantId
 from api.bodies import StrictRoute
@@ -28,6 +28,14 @@ IdempotencyKey = Annotated[
         description="The same key and body again give the same job and the same answer.",
     ),
 ]
+
+
+SMALL_JOB = {
+    "base_model": "luthier-tiny",
+    "dataset": "ds_0123456789abcdef01234567",
+    "method": {"type": "sft", "num_train_epochs": 3, "learning_rate": 0.001},
+    "peft": {"type": "lora", "r": 16},
+}
 
 
 class JobView(Wire):
@@ -75,7 +83,7 @@ def view(job: Job) -> JobView:
 
 @router.post("", status_code=201, responses=refusals(404, 429))
 async def submit(
-    spec: JobSpec,
+    spec: Annotated[JobSpec, Body(examples=[SMALL_JOB])],
     tenant_id: TenantId,
     services: FromServices,
     idempotency_key: IdempotencyKey = None,

@@ -17,6 +17,7 @@ from jobs.model import new_id
 log = structlog.get_logger()
 
 GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
+QUIET = frozenset({"/healthz", "/readyz", "/metrics"})  # asked every few seconds for ever
 CUT = "The body ended before it was complete; send it again."
 
 
@@ -61,7 +62,8 @@ class Edge:
     def _observe(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         self._instruments.observe(scope["method"], route, status, seconds)
-        log.info(
+        say = log.debug if route in QUIET and status < 500 else log.info
+        say(
             "http.request",
             method=scope["method"],
             route=route,

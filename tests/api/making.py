@@ -26,6 +26,19 @@ def spec_for(dataset: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {"base_model": "tiny", "dataset": dataset["id"], "method": method} | changes
 
 
+class Woken:
+    """Wake-ups that are counted."""
+
+    def __init__(self) -> None:
+        self.queues: list[str] = []
+
+    def wake(self, queue: str) -> None:
+        self.queues.append(queue)
+
+    def waiting(self, queue: str) -> int:
+        return len(self.queues)
+
+
 def publish_adapter(services: Services, tenant: str, folder: Path, **changes: Any) -> str:
     """An adapter of a tenant, in the object store and in the table."""
     folder.mkdir(exist_ok=True)

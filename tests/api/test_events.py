@@ -9,7 +9,7 @@ import pytest
 
 from api import events
 from api.services import Services
-from jobs.model import JobError, NewEvent
+from jobs.model import JobError, NewEvent, Progress
 
 pytestmark = pytest.mark.anyio
 
@@ -124,3 +124,23 @@ async def test_a_quiet_stream_says_that_it_is_there(
 async def test_the_stream_of_an_unknown_job_is_a_404(client: httpx.AsyncClient) -> None:
     answer = await client.get(f"/jobs/job_{'0' * 24}/events", headers=SSE)
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+async def test_a_loss_that_is_no_number_is_null_and_not_a_fault(
+    client: httpx.AsyncClient, job: dict[str, Any], services: Services
+) -> None:
+    leases = services.store.leases
+    assert leases.claim("worker", "default") is not None
+    broken = NewEvent(type="metrics", message="step 1", data={"step": 1, "loss": float("nan")})
+    leases.record(job["id"], 1, [broken], Progress(step=1, loss=float("inf")))
+    fail(services, job)
+
+    page = await client.get(f"/jobs/{job['id']}/events?after=2&limit=1")
+    metrics = await client.get(f"/jobs/{job['id']}/metrics")
+    stream = await client.get(f"/jobs/{job['id']}/events?after=2", headers=SSE)
+    seen = await client.get(f"/jobs/{job['id']}")
+
+    assert page.json()["data"][0]["data"] == {"step": 1, "loss": None}
+    assert metrics.json()["data"][0]["data"] == {"step": 1, "loss": None}
+    assert parse(stream.text)[0]["data"] == {"step": 1, "loss": None}
+    assert seen.json()["progress"]["loss"] is None

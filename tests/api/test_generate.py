@@ -157,6 +157,15 @@ async def test_a_stream_ends_with_the_reason_the_usage_and_done(client: httpx.As
     assert done == "[DONE]"
 
 
+async def test_a_log_prob_that_is_no_number_is_null(
+    client: httpx.AsyncClient, inference: Inference
+) -> None:
+    text = '{"choices": [{"text": "x", "logprobs": {"a": [-Infinity, NaN]}}], "usage": %s}'
+    inference.answer = Response(text % json.dumps(USAGE), media_type="application/json")
+    answer = await client.post("/generate", json=HELLO)
+    assert answer.json()["logprobs"] == {"a": [None, None]}
+
+
 REFUSAL = {"message": "It differs by 0.3.", "type": "x", "param": None, "code": "adapter_mismatch"}
 
 

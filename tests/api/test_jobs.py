@@ -1,7 +1,5 @@
 """Jobs over HTTP: what is refused before it queues, what clients see, what they may ask for."""
 
-import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -9,22 +7,9 @@ import pytest
 
 from api.services import Services
 from jobs.model import NewEvent, Progress
-from tests.api.making import spec_for
+from tests.api.making import Woken, spec_for
 
 pytestmark = pytest.mark.anyio
-
-
-class Woken:
-    """Wake-ups that are counted."""
-
-    def __init__(self) -> None:
-        self.queues: list[str] = []
-
-    def wake(self, queue: str) -> None:
-        self.queues.append(queue)
-
-    def waiting(self, queue: str) -> int:
-        return len(self.queues)
 
 
 async def test_a_job_is_queued_with_all_its_choices_spelled_out(
@@ -195,81 +180,3 @@ async def test_a_tenant_may_have_so_many_jobs_waiting(
     services.store.jobs._max_live = 2
     statuses = [(await client.post("/jobs", json=spec_for(dataset))).status_code for _ in range(3)]
     assert statuses == [201, 201, 429]
-
-
-async def test_100_equal_requests_with_one_key_make_one_job_and_get_one_answer(
-    client: httpx.AsyncClient, dataset: dict[str, Any], services: Services
-) -> None:
-    services.wakeups = woken = Woken()
-    spec, headers = spec_for(dataset), {"idempotency-key": "once"}
-
-    answers = await asyncio.gather(
-        *(client.post("/jobs", json=spec, headers=headers) for _ in range(100))
-    )
-    services.store.jobs.cancel(services.store.tenants.create("ours").id, answers[0].json()["id"])
-    late = await client.post("/jobs", json=spec, headers=headers)
-
-    assert {(a.status_code, a.content) for a in [*answers, late]} == {(201, answers[0].content)}
-    assert len((await client.get("/jobs")).json()["data"]) == 1
-    assert woken.queues == ["default"]
-
-
-async def test_a_key_used_with_another_body_is_refused(
-    client: httpx.AsyncClient, dataset: dict[str, Any]
-) -> None:
-    headers = {"idempotency-key": "once"}
-    await client.post("/jobs", json=spec_for(dataset), headers=headers)
-    answer = await client.post("/jobs", json=spec_for(dataset, seed=1), headers=headers)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "idempotency_key_reused")
-    assert len((await client.get("/jobs")).json()["data"]) == 1
-
-
-async def test_a_body_spelled_otherwise_is_the_same_body(
-    client: httpx.AsyncClient, dataset: dict[str, Any]
-) -> None:
-    headers = {"idempotency-key": "once"}
-    spec = spec_for(dataset)
-    plain = await client.post("/jobs", json=spec, headers=headers)
-    spelled = await client.post(
-        "/jobs", json={"seed": 0, **dict(reversed(spec.items()))}, headers=headers
-    )
-    assert plain.content == spelled.content
-
-
-async def test_a_key_belongs_to_its_tenant(
-    client_of: Callable[[str], httpx.AsyncClient], client: httpx.AsyncClient
-) -> None:
-    other = client_of("theirs")
-    row = b'{"prompt": "q", "completion": "a"}\n'
-    made = []
-    for each in (client, other):
-        dataset = (await each.post("/datasets?format=jsonl", content=row)).json()
-        answer = await each.post(
-            "/jobs", json=spec_for(dataset), headers={"idempotency-key": "once"}
-        )
-        made.append(answer)
-    assert [answer.status_code for answer in made] == [201, 201]
-    assert made[0].json()["id"] != made[1].json()["id"]
-
-
-@pytest.mark.parametrize("key", ["", "k" * 256, "a b", "é"])
-async def test_an_odd_key_is_refused(
-    client: httpx.AsyncClient, dataset: dict[str, Any], key: str
-) -> None:
-    headers = [(b"idempotency-key", key.encode())]
-    answer = await client.post("/jobs", json=spec_for(dataset), headers=headers)
-    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "idempotency-key")
-
-
-@pytest.mark.xfail(strict=True, reason="admission comes before the store looks for the key")
-async def test_a_replay_outlives_the_dataset(
-    client: httpx.AsyncClient, dataset: dict[str, Any]
-) -> None:
-    headers = {"idempotency-key": "once"}
-    first = await client.post("/jobs", json=spec_for(dataset), headers=headers)
-    await client.post(f"/jobs/{first.json()['id']}/cancel")
-    assert (await client.delete(f"/datasets/{dataset['id']}")).status_code == 200
-
-    again = await client.post("/jobs", json=spec_for(dataset), headers=headers)
-
-    assert (again.status_code, again.content) == (201, first.content)
