@@ -1,4 +1,4 @@
-"""What to learn and how: the Method and Peft unions of a job. Torch-free, shared by api and trainer."""
+"""What to learn and how: the Method and Peft unions. Torch-free, for api and trainer alike."""
 
 from typing import Annotated, Literal
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from engine.render import Renderer
+from engine.render import Rendered, Renderer
 from engine.rows import Conversation, Row
 from engine.train.errors import TrainingFailed
 
@@ -42,24 +42,32 @@ class Tokenized:
 
 
 def conversations(rows: Iterable[Row], renderer: Renderer, max_length: int) -> Tokenized:
-    """Each conversation as one example. Raises TrainingFailed when no row has a trained token."""
+    """Each conversation as an example; as one a turn where the template needs it.
+
+    Raises TrainingFailed when no row has a trained token.
+    """
     examples: list[Example] = []
     truncated = empty = 0
     for row in rows:
         if not isinstance(row, Conversation):
             raise TrainingFailed("wrong_row_type", "This method learns from conversation rows.")
-        rendered = renderer.conversation(row.messages, max_length=max_length)
-        truncated += rendered.truncated
-        # The first token is never predicted, so a mask on it alone trains nothing.
-        if not any(rendered.loss_mask[1:]):
-            empty += 1
-            continue
-        pairs = zip(rendered.token_ids, rendered.loss_mask, strict=True)
-        labels = [token if trained else IGNORED for token, trained in pairs]
-        examples.append(Example(list(rendered.token_ids), labels))
+        rendered = renderer.sequences(row, max_length=max_length)
+        truncated += any(sequence.truncated for sequence in rendered)
+        found = [example for sequence in rendered if (example := _example(sequence))]
+        empty += not found
+        examples += found
     if not examples:
         raise TrainingFailed(
             "nothing_to_train",
             f"No row has a trained token within {max_length} tokens; raise `method.max_length`.",
         )
     return Tokenized(examples, truncated, empty)
+
+
+def _example(rendered: Rendered) -> Example | None:
+    # The first token is never predicted, so a mask on it alone trains nothing.
+    if not any(rendered.loss_mask[1:]):
+        return None
+    pairs = zip(rendered.token_ids, rendered.loss_mask, strict=True)
+    labels = [token if trained else IGNORED for token, trained in pairs]
+    return Example(list(rendered.token_ids), labels)
