@@ -87,6 +87,13 @@ class Client:
             _check(answer)
             yield from answer.iter_bytes()
 
+    def first_model(self) -> str:
+        """The base that is meant where none is named."""
+        models = self.get("/models")["data"]
+        if not models:
+            raise CommandFailed("The service allows no base model; its operator must name one.")
+        return str(models[0]["id"])
+
     def pages(self, path: str, *, limit: int, **params: Any) -> list[Any]:
         """The newest `limit` objects of a list."""
         found: list[Any] = []

@@ -52,7 +52,7 @@ def upload(
     look.commands(
         [
             f"luthier dataset preview {dataset['id']}",
-            f"luthier job submit --base-model NAME --dataset {dataset['id']} --follow",
+            f"luthier job submit --dataset {dataset['id']} --follow",
         ]
     )
 

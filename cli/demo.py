@@ -64,17 +64,14 @@ def demo(
     """Fine-tune the model that ships, and compare it with its base."""
     from cli import look
     from cli.roles import check_names
+    from cli.serve import trouble
     from cli.service import Service
 
     check_names()
     folder = _folder(examples)
     spec = json.loads((folder / _JOB).read_text())
     questions = _questions(folder / _HELD_OUT)
-    service = Service(
-        _settings(data_dir),
-        base_model=spec["base_model"],
-        on_trouble=lambda role, what: look.note("!", "yellow", f"{role} {what}"),
-    )
+    service = Service(_settings(data_dir), base_model=spec["base_model"], on_trouble=trouble)
     look.heading("Luthier demo", "a dataset, a job, an adapter, on this machine")
     look.plain("")
     with _sigterm_as_interrupt(), service, _tended(service):

@@ -11,9 +11,11 @@ class CommandFailed(Exception):
 
 def is_expected(error: Exception) -> bool:
     """Whether an error's text is made for who typed the command."""
+    if isinstance(error, CommandFailed):
+        return True
     from adapters.errors import AdapterError
     from engine.errors import EngineError
     from jobs.errors import JobsError
     from storage.objects import StorageError
 
-    return isinstance(error, CommandFailed | AdapterError | EngineError | JobsError | StorageError)
+    return isinstance(error, AdapterError | EngineError | JobsError | StorageError)

@@ -13,7 +13,7 @@ def generate(
     message: Annotated[str, typer.Argument(metavar='"MESSAGE"', help="- reads standard input.")],
     adapter: Annotated[str | None, typer.Option("--adapter", "-a", help="ad_...")] = None,
     base_model: Annotated[
-        str | None, typer.Option("--base-model", help="Without an adapter.")
+        str | None, typer.Option("--base-model", help="[without an adapter: the first allowed]")
     ] = None,
     system: Annotated[
         str | None, typer.Option("--system", help="A system message before it.")
@@ -40,6 +40,8 @@ def generate(
         max_tokens=max_tokens, temperature=temperature, seed=seed,
     )  # fmt: skip
     with connect(url, key) as client:
+        if not adapter and not base_model:
+            body["base_model"] = client.first_model()
         if stream and not as_json:
             for chunk in client.generate(body | {"stream": True}):
                 print(chunk.get("text", ""), end="", flush=True)

@@ -26,7 +26,9 @@ def submit(
         Path | None,
         typer.Argument(metavar="[FILE.json]", help="The job's spec; options below go before it."),
     ] = None,
-    base_model: Annotated[str | None, typer.Option("--base-model", help="See GET /models.")] = None,
+    base_model: Annotated[
+        str | None, typer.Option("--base-model", help="[the first allowed]")
+    ] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", help="ds_...")] = None,
     name: Annotated[str | None, typer.Option("--name")] = None,
     method: Annotated[str | None, typer.Option("--method", help="sft")] = None,
@@ -49,6 +51,7 @@ def submit(
     _into(spec, "method", "sft", type=method, num_train_epochs=epochs, learning_rate=learning_rate)
     _into(spec, "peft", "lora", type=peft, r=rank)
     with connect(url, key) as client:
+        spec["base_model"] = spec.get("base_model") or client.first_model()
         job = post(client, spec)
         if as_json and not follow:
             print(json.dumps(job, indent=2))

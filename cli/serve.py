@@ -1,5 +1,6 @@
 """`luthier serve`: the whole service on this machine, until Ctrl-C or SIGTERM."""
 
+import json
 import signal
 import threading
 from collections.abc import Iterator
@@ -42,11 +43,12 @@ def serve(
 
     check_names()
     settings = read_settings(host=host, port=port, inference_port=inference_port, data_dir=data_dir)
+    json_logs = settings.log_format == "json"
     service = Service(
         settings,
         base_model=base_model,
-        on_line=raw_lines if settings.log_format == "json" else log_lines(verbose),
-        on_trouble=lambda role, what: look.note("!", "yellow", f"{role} {what}"),
+        on_line=raw_lines if json_logs else log_lines(verbose),
+        on_trouble=raw_trouble if json_logs else trouble,
     )
     with stop_on_signals(service) as stop:
         look.heading("Luthier", "a fine-tuning service on this machine")
@@ -118,6 +120,18 @@ def raw_lines(role: str, line: str) -> None:
     from cli.look import err
 
     err.print(line, markup=False, soft_wrap=True)
+
+
+def raw_trouble(role: str, what: str) -> None:
+    event = {"event": "role.trouble", "level": "warning", "role": role, "what": what}
+    raw_lines(role, json.dumps(event))
+
+
+def trouble(role: str, what: str) -> None:
+    """What happened to a role that nobody asked for."""
+    from cli import look
+
+    look.note("!", "yellow", f"{role} {what}")
 
 
 def log_lines(verbose: bool) -> Any:

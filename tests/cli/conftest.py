@@ -80,8 +80,7 @@ class Serving:
 
     def gone(self, within_s: float) -> list[psutil.Process]:
         """What is left of the family after a while; empty when all have ended."""
-        alive: list[psutil.Process] = psutil.wait_procs(self.family, timeout=within_s)[1]
-        return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+        return living(self.family, within_s)
 
     def stop(self) -> str:
         """End it as an operator does; what it said."""
@@ -96,6 +95,23 @@ class Serving:
             if process.is_running():
                 process.kill()
         self.process.communicate()
+
+
+def living(processes: list[psutil.Process], within_s: float) -> list[psutil.Process]:
+    """Those that still run after a while; one that waits to be reaped has ended."""
+
+    def alive() -> list[psutil.Process]:
+        found = []
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    deadline = time.monotonic() + within_s
+    while alive() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return alive()
 
 
 def _holder(note: Path) -> object:

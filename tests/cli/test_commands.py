@@ -32,7 +32,7 @@ def job(
     """A job that has succeeded, and what following it looked like."""
     shared, _ = shared_serving
     file = tmp_path_factory.mktemp("job") / "job.json"
-    spec = {"base_model": "tiny", "method": {"type": "sft", "learning_rate": 5e-3}}
+    spec = {"method": {"type": "sft", "learning_rate": 5e-3}}
     file.write_text(json.dumps(spec))
     options = ["--dataset", dataset["id"], "--epochs", "2", "--rank", "4", "--name", "first"]
     said = shared.run("job", "submit", str(file), *options, "--follow")
@@ -88,6 +88,7 @@ def test_following_a_job_shows_its_loss_and_ends_with_the_adapter(job: dict[str,
 
 
 def test_options_go_before_what_the_file_says(job: dict[str, Any]) -> None:
+    assert job["base_model"] == "tiny"  # the only one there is
     assert job["method"]["num_train_epochs"] == 2
     assert job["method"]["learning_rate"] == 5e-3
     assert job["peft"]["r"] == 4

@@ -1,0 +1,115 @@
+"""Log events and log files: what a line looks like, and that none gets lost on the way."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from cli import logfile
+from cli.logfile import LogFile
+from cli.logs import configure_logging, line_of, parse
+from cli.look import CROSS
+
+
+@pytest.fixture
+def _as_it_was() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("_as_it_was")
+def test_json_lines_carry_role_time_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("json", "worker")
+    structlog.get_logger().info("job.claimed", job_id="job_1", attempt=2)
+    logging.getLogger("somebody").warning("beware of %s", "this")
+
+    first, second = map(parse, capsys.readouterr().err.splitlines())
+    assert first is not None
+    assert second is not None
+    assert first["timestamp"].endswith("Z")
+    wanted = {"event": "job.claimed", "job_id": "job_1", "attempt": 2, "role": "worker"}
+    assert wanted.items() <= first.items()
+    assert {"event": "beware of this", "level": "warning"}.items() <= second.items()
+
+
+@pytest.mark.usefixtures("_as_it_was")
+def test_an_exception_is_part_of_its_event(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("json", "api")
+    try:
+        raise RuntimeError("broken")
+    except RuntimeError:
+        structlog.get_logger().exception("request.failed")
+
+    event = parse(capsys.readouterr().err)
+    assert event is not None
+    assert "RuntimeError: broken" in event["exception"]
+
+
+def test_a_line_for_eyes_has_clock_role_event_and_fields() -> None:
+    event = {
+        "event": "job.claimed",
+        "level": "info",
+        "role": "worker",
+        "logger": "jobs.runner",
+        "timestamp": "2026-01-02T03:04:05Z",
+        "job_id": "job_1",
+        "loss": 0.123456,
+    }
+
+    line = line_of(event).plain
+
+    assert line.endswith(":04:05  worker     job.claimed job_id=job_1 loss=0.1235")
+
+
+@pytest.mark.parametrize("line", ["Traceback (most recent call last):", "[1, 2]", '{"a": 1}', ""])
+def test_what_is_no_event_is_not_taken_for_one(line: str) -> None:
+    assert parse(line) is None
+
+
+def test_lines_come_whole_and_only_the_new_ones(tmp_path: Path) -> None:
+    path = tmp_path / "api.log"
+    path.write_text("of an earlier process\n")
+    log = LogFile(path)
+    with path.open("a") as file:
+        file.write("one\ntw")
+        file.flush()
+        first = log.new_lines()
+        file.write("o\n")
+    assert (first, log.new_lines(), log.new_lines()) == (["one"], ["two"], [])
+
+
+def test_a_log_that_grew_large_is_moved_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logfile, "MAX_BYTES", 10)
+    path = tmp_path / "api.log"
+    log = LogFile(path)
+    with path.open("a") as file:
+        file.write("a line that is long\n")
+        file.flush()
+        log.new_lines()
+        log.rotate()
+        file.write("next\n")
+    assert (tmp_path / "api.log.1").read_text() == "a line that is long\n"
+    assert path.read_text() == "next\n"
+    assert log.new_lines() == ["next"]
+
+
+def test_last_words_are_the_verdict_or_what_was_no_event(tmp_path: Path) -> None:
+    path = tmp_path / "api.log"
+    path.write_text(f"{CROSS} of an earlier process\n")
+    log = LogFile(path)
+    with path.open("a") as file:
+        file.write(json.dumps({"event": "http.listening"}) + "\nTraceback:\n  ValueError: no\n")
+    without_verdict = log.last_words()
+    with path.open("a") as file:
+        file.write(f"{CROSS} The port is taken.\n  a detail\n")
+
+    assert without_verdict == ["Traceback:", "  ValueError: no"]
+    assert log.last_words() == ["The port is taken."]
