@@ -8,14 +8,14 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
-from api import adapters, archives, datasets, events, generate, health, jobs, models, previews
+from api import adapters, archives, datasets, docs, events, generate, health, jobs, models, previews
 from api.auth import Authentication
 from api.bodies import PATIENCE_S, BodyLimits
 from api.middleware import Edge
 from api.services import Services, lifespan, open_services
 from jobs.settings import Settings
 
-ROOMS = (datasets, previews, jobs, events, archives, adapters, generate, models, health)
+ROOMS = (datasets, previews, jobs, events, archives, adapters, generate, models, health, docs)
 ABOUT = "Fine-tuning as a service: datasets and jobs in, adapters on a shared base model out."
 
 
@@ -25,8 +25,8 @@ def create_app(services: Services) -> FastAPI:
         summary=ABOUT,
         version="0.1.0",
         lifespan=lifespan,
+        docs_url=None,  # ours, in api/docs.py
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
         middleware=[  # the first is the outermost
             Middleware(Edge, instruments=services.instruments),
@@ -42,6 +42,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     for room in ROOMS:
         app.include_router(room.router)
+    app.mount(docs.STATIC, docs.static_files())
     return app
 
 

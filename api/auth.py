@@ -8,6 +8,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.calls import read
+from api.docs import STATIC
 from api.errors import Unauthenticated
 from jobs.store import Store
 
@@ -18,6 +19,10 @@ NEEDED = (
 )
 
 
+def _is_open(path: str) -> bool:
+    return path in OPEN or path.startswith(f"{STATIC}/")
+
+
 class Authentication:
     """Finds the tenant before anything of the body is read."""
 
@@ -25,7 +30,7 @@ class Authentication:
         self._app, self._store = app, store
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN:
+        if scope["type"] == "http" and not _is_open(scope["path"]):
             tenant_id = await self._tenant(Headers(scope=scope).get("authorization", ""))
             scope.setdefault("state", {})["tenant_id"] = tenant_id
         await self._app(scope, receive, send)

@@ -95,16 +95,19 @@ async def submit(
 
 
 def _submit(services: Services, tenant_id: str, spec: JobSpec, key: str | None) -> Job:
-    settings = services.settings
+    settings, board = services.settings, services.store.jobs
+    idempotency = Idempotency(key, body_hash(spec)) if key else None
+    if idempotency and (first := board.answered(tenant_id, idempotency)):
+        return first
     base = admit(
         services.store, services.bases, tenant_id, spec, max_lora_rank=settings.max_lora_rank
     )
-    submitted = services.store.jobs.submit(
+    submitted = board.submit(
         tenant_id,
         spec,
         base_revision=base.revision,
         queue=settings.queue,
-        idempotency=Idempotency(key, body_hash(spec)) if key else None,
+        idempotency=idempotency,
     )
     if not submitted.replayed:
         services.wakeups.wake(settings.queue)

@@ -71,10 +71,14 @@ class Board:
         except sa.exc.IntegrityError:
             # Somebody with the same key committed first: theirs is the job.
             assert idempotency is not None, "only the idempotency key is unique here"
-            with self._db.read() as connection:
-                found = _answered(connection, tenant_id, idempotency)
+            found = self.answered(tenant_id, idempotency)
             assert found is not None, "the row that we collided with is committed"
             return Submitted(found, replayed=True)
+
+    def answered(self, tenant_id: str, idempotency: Idempotency) -> Job | None:
+        """What the first request with this key was answered. Raises IdempotencyReused."""
+        with self._db.read() as connection:
+            return _answered(connection, tenant_id, idempotency)
 
     def _insert(
         self,

@@ -51,6 +51,7 @@ class Watch(TrainerCallback):
                 "lower `method.learning_rate`, or raise `method.warmup_ratio`.",
             )
         epoch = numbers.pop("epoch", state.epoch or 0.0)
+        numbers = {name: value for name, value in numbers.items() if math.isfinite(value)}
         self._metrics = numbers
         step, total = state.global_step, state.max_steps
         self._link.send(Stepped(step=step, total_steps=total, epoch=epoch, metrics=numbers))

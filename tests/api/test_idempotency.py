@@ -92,7 +92,6 @@ async def test_an_odd_key_is_refused(
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, "idempotency-key")
 
 
-@pytest.mark.xfail(strict=True, reason="admission comes before the store looks for the key")
 async def test_a_replay_outlives_the_dataset(
     client: httpx.AsyncClient, dataset: dict[str, Any]
 ) -> None:
