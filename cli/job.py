@@ -122,7 +122,8 @@ def succeeded(job: dict[str, Any]) -> None:
     """The adapter, and where the time went."""
     from cli import look
 
-    look.note(look.TICK, "green", f"Adapter {job['adapter_id']}", f"  {spent(job['timings'])}")
+    look.note(look.TICK, "green", f"Adapter {job['adapter_id']}")
+    look.aside(spent(job["timings"]))
 
 
 def spent(timings: dict[str, float | None]) -> str:
@@ -132,7 +133,8 @@ def spent(timings: dict[str, float | None]) -> str:
     total, training = timings["total_s"], timings["training_s"]
     if total is None or training is None:
         return ""
-    return f"{since(total)} from posted to published, {since(total - training)} not training"
+    other = since(total - training)
+    return f"{since(total)} from posted to published; {other} of it is not training"
 
 
 @app.command("list")

@@ -34,6 +34,12 @@ def note(mark: str, style: str, *parts: str) -> None:
     out.print(text, soft_wrap=True)
 
 
+def aside(line: str) -> None:
+    """A dim line under a marked one."""
+    if line:
+        out.print(Text(f"     {line}", "dim"), soft_wrap=True)
+
+
 def heading(title: str, aside: str = "") -> None:
     out.print(Text("\n  ").append(title, "bold").append(f"  {aside}" if aside else "", "dim"))
 

@@ -83,7 +83,7 @@ def test_following_a_job_shows_its_loss_and_ends_with_the_adapter(job: dict[str,
     assert "loss" in said
     assert f"step {job['progress']['total_steps']}/{job['progress']['total_steps']}" in said
     assert f"Adapter {job['adapter_id']}" in said
-    assert "not training" in said
+    assert "of it is not training" in said
     assert f'luthier generate --adapter {job["adapter_id"]} "..."' in said
 
 
