@@ -24,32 +24,36 @@ from engine.plan import (
     Warned,
 )
 from jobs.checkpoints import fetch_checkpoint, remove_checkpoint, store_checkpoint
-from jobs.errors import JobsError, LeaseLost
+from jobs.errors import JobsError, LeaseLost, NotFound, StoreUnavailable
 from jobs.journal import Journal
 from jobs.keeper import LeaseKeeper
 from jobs.launcher import Launcher, Running
-from jobs.model import Claim, Directive, JobError, NewEvent, Progress, Status
+from jobs.model import Adapter, Claim, Directive, JobError, NewEvent, Progress
 from jobs.publishing import publish, unpublish
 from jobs.store import Store
 from storage.keys import dataset_source
-from storage.objects import ObjectStore
+from storage.objects import ObjectStore, StorageError
 
 log = structlog.get_logger()
 
 POLL_S = 0.1
-STOP_GRACE_S = 12.0  # a child that has not stopped at a step by then is killed
+STOP_GRACE_S = 12.0  # a child that has not stopped for a cancel by then is killed
 KEPT_CHECKPOINTS = 2
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """What every attempt of a worker uses. `draining`, once set, makes it hand its job back."""
+    """What every attempt of a worker uses. `draining`, once set, makes it hand its job back.
+
+    A child has `drain_s` for that, which covers the step in hand and its checkpoint.
+    """
 
     store: Store
     objects: ObjectStore
     bases: BaseCatalogue
     launcher: Launcher
     threads: int
+    drain_s: float = 30.0
     draining: threading.Event = field(default_factory=threading.Event)
 
 
@@ -72,6 +76,7 @@ class Attempt:
         self._uploader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="upload")
         self._told: Directive = "continue"
         self._told_at = 0.0
+        self._draining_at: float | None = None
 
     def run(self) -> None:
         try:
@@ -142,6 +147,8 @@ class Attempt:
             if self._keeper.lost.is_set():
                 raise LeaseLost(f"Attempt {self._claim.job.attempt} has lost its lease.")
             self._pass_on(child)
+            if self._overdue():
+                return Stopped(directive="cancel" if self._told == "cancel" else "pause")
             try:
                 report = child.receive(POLL_S)
             except EOFError:
@@ -150,18 +157,24 @@ class Attempt:
                 return report
             if report is not None:
                 self._note(report)
+            self._tell_of_uploads()
             self._journal.flush_when_due()
 
     def _pass_on(self, child: Running) -> None:
-        """Tell the child once what is wanted; kill one that does not stop for a cancel."""
+        """Tell the child once what is wanted."""
         wanted = self._wanted()
-        if wanted == "continue":
-            return
-        if wanted != self._told:
+        if wanted != "continue" and wanted != self._told:
             child.tell(wanted)
             self._told, self._told_at = wanted, time.monotonic()
-        elif wanted == "cancel" and time.monotonic() - self._told_at > STOP_GRACE_S:
-            child.kill()
+
+    def _overdue(self) -> bool:
+        """Whether the child has had its time to stop. Only a client's pause waits for any step."""
+        if self._told == "cancel":
+            return time.monotonic() - self._told_at > STOP_GRACE_S
+        if not self._shop.draining.is_set():
+            return False
+        self._draining_at = self._draining_at or time.monotonic()
+        return time.monotonic() - self._draining_at > self._shop.drain_s
 
     def _wanted(self) -> Directive:
         if self._keeper.directive != "continue":
@@ -171,7 +184,7 @@ class Attempt:
     def _note(self, report: Report) -> None:
         match report:
             case Started():
-                self._journal.add(_started(report), Progress(total_steps=report.total_steps))
+                self._journal.add(_started(report), _before_first(report))
             case Stepped():
                 self._journal.step(report)
             case Warned():
@@ -184,9 +197,22 @@ class Attempt:
         job, leases, objects = self._claim.job, self._shop.store.leases, self._shop.objects
         checkpoint = store_checkpoint(objects, job, saved.step, saved.path, saved.metrics)
         shutil.rmtree(saved.path, ignore_errors=True)
-        leases.add_checkpoint(checkpoint)
-        for old in leases.drop_checkpoints(job.id, job.attempt, keep=KEPT_CHECKPOINTS):
-            remove_checkpoint(objects, job.tenant_id, old)
+        self._keeper.insist(lambda: leases.add_checkpoint(checkpoint))
+        try:
+            for old in leases.drop_checkpoints(job.id, job.attempt, keep=KEPT_CHECKPOINTS):
+                remove_checkpoint(objects, job.tenant_id, old)
+        except (StorageError, StoreUnavailable) as error:
+            log.warning("checkpoint.not_removed", error=str(error))
+
+    def _tell_of_uploads(self, *, wait: bool = False) -> None:
+        """Warn of checkpoints that could not be stored; an earlier one, or none, has to do."""
+        while self._uploads and (wait or self._uploads[0].done()):
+            try:
+                self._uploads.pop(0).result()
+            except (StorageError, StoreUnavailable, OSError) as error:
+                log.warning("checkpoint.failed", error=str(error))
+                message = "A checkpoint could not be stored; the job goes on without it."
+                self._journal.add(NewEvent(type="message", level="warn", message=message))
 
     # After the child
 
@@ -198,27 +224,39 @@ class Attempt:
         except AdapterInvalid as error:
             raise _failure(error.code, f"The result cannot be served: {error}.") from error
         try:
-            self._shop.store.leases.succeed(job.id, job.attempt, adapter, finished.training_s)
+            self._keeper.insist(
+                lambda: self._shop.store.leases.succeed(
+                    job.id, job.attempt, adapter, finished.training_s
+                )
+            )
         except LeaseLost:
-            unpublish(objects, job.tenant_id, job.id, job.attempt)
-            raise
+            if not self._has_row(adapter):
+                unpublish(objects, job.tenant_id, job.id, job.attempt)
+                raise
         log.info("job.succeeded", adapter_id=adapter.id)
 
+    def _has_row(self, adapter: Adapter) -> bool:
+        """True where the row was written, but the database's answer got lost."""
+        try:
+            self._shop.store.adapters.get(adapter.tenant_id, adapter.id)
+        except NotFound:
+            return False
+        return True
+
     def _end(self, last: Report, base_path: Path) -> None:
-        self._journal.flush()
-        for upload in self._uploads:
-            upload.result()  # a checkpoint that could not be stored is a failure to be told
-        job, leases = self._claim.job, self._shop.store.leases
+        job, leases, keeper = self._claim.job, self._shop.store.leases, self._keeper
+        cancelled = last == Stopped(directive="cancel")
+        self._tell_of_uploads(wait=not cancelled)
+        keeper.insist(self._journal.flush)
         match last:
             case Finished():
                 self._publish(last, base_path)
             case Stopped(directive="cancel"):
-                leases.cancelled(job.id, job.attempt)
+                keeper.insist(lambda: leases.cancelled(job.id, job.attempt))
                 log.info("job.cancelled")
             case Stopped():
-                paused = self._keeper.directive == "pause"
-                leases.release(job.id, job.attempt, Status.PAUSED if paused else Status.QUEUED)
-                log.info("job.released", paused=paused)
+                status = keeper.insist(lambda: leases.release(job.id, job.attempt))
+                log.info("job.released", status=status)
             case Failed():
                 error = JobError(code=last.code, message=last.message)
                 raise AttemptFailed(error, retryable=last.retryable)
@@ -232,6 +270,10 @@ def _started(report: Started) -> NewEvent:
         f"{resumed}",
         data=report.model_dump(exclude={"type"}),
     )
+
+
+def _before_first(report: Started) -> Progress:
+    return Progress(step=report.resumed_step, total_steps=report.total_steps)
 
 
 def _failure(code: str, message: str) -> AttemptFailed:

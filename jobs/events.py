@@ -35,12 +35,12 @@ def append_events(
         return False
     first = last - len(new) + 1
     if new:
-        shared = {"job_id": job_id, "attempt": attempt, "created_at": now()}
         rows = [
-            shared | {"seq": first + i} | event.model_dump(mode="json")
+            {"job_id": job_id, "attempt": attempt, "seq": first + i} | event.model_dump(mode="json")
             for i, event in enumerate(new)
         ]
-        connection.execute(events.insert().values(rows))
+        # One statement for each row: as one for all, a long list has more values than SQL takes.
+        connection.execute(events.insert().values(created_at=now()), rows)
     return True
 
 

@@ -2,6 +2,8 @@
 
 import threading
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import structlog
 
@@ -10,6 +12,10 @@ from jobs.leases import Leases
 from jobs.model import Directive
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
+
+RETRY_S = 0.5
 
 
 class LeaseKeeper:
@@ -47,6 +53,19 @@ class LeaseKeeper:
             return
         log.warning("lease.lost", job_id=self._job_id, attempt=self._attempt)
         self.lost.set()
+
+    def insist(self, write: Callable[[], T]) -> T:
+        """Write, and wait for a database that is away while the lease may still be ours.
+
+        Raises StoreUnavailable once it may not be. A write that was done before its answer got
+        lost is done again, so one that ends the attempt may raise LeaseLost although it counts.
+        """
+        while True:
+            try:
+                return write()
+            except StoreUnavailable:
+                if self.lost.wait(RETRY_S):
+                    raise
 
     def close(self) -> None:
         self._closing.set()

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 from engine.plan import REPORT, Report, TrainPlan
 
 PRELOAD = "engine.train.preload"
+EXIT_S = 10.0  # from a child's last word to its end: a large one takes its time to be cleared away
 
 
 class Running(Protocol):
@@ -83,5 +84,5 @@ class LocalChild:
         self._link.close()
 
     def exit_code(self) -> int | None:
-        self._process.join(timeout=1)
+        self._process.join(timeout=EXIT_S)
         return self._process.exitcode

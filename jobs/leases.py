@@ -27,10 +27,18 @@ from jobs.tables import attempts, checkpoints, jobs, now
 
 @dataclass(frozen=True)
 class Swept:
-    """Leases that had run out: jobs queued again, and jobs given up."""
+    """Leases that had run out: jobs queued again (or paused), and jobs that ended."""
 
     requeued: tuple[str, ...]
     failed: tuple[str, ...]
+
+
+# What becomes of a running job that is let go of, by what its client has asked for.
+_GOALS: dict[str | None, Status] = {
+    None: Status.QUEUED,
+    "pause": Status.PAUSED,
+    "cancel": Status.CANCELLED,
+}
 
 
 class Leases:
@@ -130,14 +138,17 @@ class Leases:
                 raise _lost(job_id, attempt)
 
     def add_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Make an uploaded checkpoint count. Raises LeaseLost."""
+        """Make an uploaded checkpoint count; twice is once. Raises LeaseLost."""
         values = checkpoint.model_dump(mode="json") | {"created_at": now()}
         saved = NewEvent(
             type="checkpoint",
             message=f"checkpoint at step {checkpoint.step}",
             data={"checkpoint": checkpoint.id, "step": checkpoint.step},
         )
+        same = sa.select(checkpoints.c.id).where(checkpoints.c.id == checkpoint.id)
         with self._db.write() as connection:
+            if connection.scalar(same) is not None:
+                return
             fence = _owned(checkpoint.attempt)
             job_id, attempt = checkpoint.job_id, checkpoint.attempt
             if not append_events(connection, job_id, attempt, [saved], fence=fence):
@@ -193,7 +204,7 @@ class Leases:
     def retry(self, job_id: str, attempt: int, error: JobError) -> None:
         """Queue again after a failure that may pass, or fail when it has happened too often.
 
-        Raises LeaseLost.
+        A pause or a cancel that waits is granted instead. Raises LeaseLost.
         """
         with self._db.write() as connection:
             job = self._held(connection, job_id, attempt)
@@ -206,13 +217,17 @@ class Leases:
             set_status(connection, job, Status.CANCELLED, "cancelled on request")
             _end(connection, job, "cancelled")
 
-    def release(self, job_id: str, attempt: int, goal: Status) -> None:
-        """Hand a job back, paused or queued, without charging the attempt. Raises LeaseLost."""
-        message = "paused on request" if goal is Status.PAUSED else "released by its worker"
+    def release(self, job_id: str, attempt: int) -> Status:
+        """Hand a job back without charging the attempt: paused or cancelled where the client has
+        asked for it by now, else queued. Raises LeaseLost.
+        """
         with self._db.write() as connection:
             job = self._held(connection, job_id, attempt)
+            goal = _GOALS[job.requested]
+            message = "released by its worker" if goal is Status.QUEUED else f"{goal} on request"
             set_status(connection, job, goal, message)
-            _end(connection, job, "released")
+            _end(connection, job, "cancelled" if goal is Status.CANCELLED else "released")
+            return goal
 
     def sweep(self) -> Swept:
         """Take jobs from owners whose lease has run out."""
@@ -238,9 +253,10 @@ class Leases:
         return Swept(tuple(requeued), tuple(failed))
 
     def _lose(self, connection: sa.Connection, job: Job, error: JobError) -> bool:
-        """Charge the attempt: True when the job is queued again, False when it has ended."""
-        if job.requested == "cancel":
-            set_status(connection, job, Status.CANCELLED, "cancelled on request")
+        """Charge the attempt: True when the job may go on, False when it has ended."""
+        goal = _GOALS[job.requested]
+        if goal is Status.CANCELLED:
+            set_status(connection, job, goal, "cancelled on request")
             _end(connection, job, "cancelled")
             return False
         losses = connection.scalar(sa.select(jobs.c.losses).where(jobs.c.id == job.id)) or 0
@@ -248,8 +264,9 @@ class Leases:
             text = f"{error.message} This happened {losses + 1} times, so the job was given up."
             self._give_up(connection, job, error.model_copy(update={"message": text}))
             return False
-        message = f"attempt {job.attempt} lost, queued again: {error.message}"
-        set_status(connection, job, Status.QUEUED, message, level="warn", losses=losses + 1)
+        after = "queued again" if goal is Status.QUEUED else f"{goal} on request"
+        message = f"attempt {job.attempt} lost, {after}: {error.message}"
+        set_status(connection, job, goal, message, level="warn", losses=losses + 1)
         _end(connection, job, error.code)
         return True
 

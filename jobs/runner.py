@@ -13,6 +13,8 @@ from storage.objects import StorageError
 
 log = structlog.get_logger()
 
+STORAGE_PAUSE_S = 1.0  # before the store is asked again
+
 
 class Runner:
     """Runs attempts in folders of their own under `work_root`."""
@@ -24,8 +26,11 @@ class Runner:
         self._heartbeat_s, self._lease_s = heartbeat_s, lease_s
 
     def run_next(self, queue: str) -> bool:
-        """Claim the best queued job and run it to its end; False when there was none."""
-        if self._shop.draining.is_set():
+        """Claim the best queued job and run it to its end; False when there was none.
+
+        Also False, and nothing is claimed, while the object store is away: no job could begin.
+        """
+        if self._shop.draining.is_set() or not self._storage_answers():
             return False
         claim = self._shop.store.leases.claim(self._owner, queue)
         if claim is None:
@@ -42,27 +47,46 @@ class Runner:
                 log.error("attempt.abandoned", reason=str(error))  # the sweep will find the lease
         return True
 
+    def _storage_answers(self) -> bool:
+        try:
+            self._shop.objects.ping()
+        except StorageError as error:
+            log.warning("worker.storage_unavailable", error=str(error))
+            self._shop.draining.wait(STORAGE_PAUSE_S)
+            return False
+        return True
+
     def _run(self, claim: Claim) -> None:
         job, leases = claim.job, self._shop.store.leases
         work_dir = self._work_root / f"{job.id}-{job.attempt}"
-        work_dir.mkdir(parents=True)
         keeper = LeaseKeeper(
             leases, job.id, job.attempt, heartbeat_s=self._heartbeat_s, lease_s=self._lease_s
         )
         try:
+            work_dir.mkdir(parents=True)
             Attempt(self._shop, claim, keeper, work_dir).run()
-        except AttemptFailed as failure:
+        except (LeaseLost, StoreUnavailable):
+            raise
+        except Exception as error:  # the edge of a message: every failure becomes the job's
+            failure = _failure_of(error)
             log.warning("attempt.failed", code=failure.error.code, retryable=failure.retryable)
             end = leases.retry if failure.retryable else leases.fail
-            end(job.id, job.attempt, failure.error)
-        except StorageError as error:
-            log.warning("attempt.failed", code="storage_error", error=str(error))
-            message = f"The object store failed: {error}"
-            leases.retry(job.id, job.attempt, JobError(code="storage_error", message=message))
-        except OSError as error:
-            log.exception("attempt.failed", code="disk_error")
-            message = f"The worker's disk failed: {error.strerror or error}"
-            leases.retry(job.id, job.attempt, JobError(code="disk_error", message=message))
+            keeper.insist(lambda: end(job.id, job.attempt, failure.error))
         finally:
             keeper.close()
             shutil.rmtree(work_dir, ignore_errors=True)
+
+
+def _failure_of(error: Exception) -> AttemptFailed:
+    """What the client is told, and whether to try again."""
+    if isinstance(error, AttemptFailed):
+        return error
+    if isinstance(error, StorageError):
+        code, message = "storage_error", f"The object store failed: {error}"
+    elif isinstance(error, OSError):
+        code, message = "disk_error", f"The worker's disk failed: {error.strerror or error}"
+    else:
+        code = "internal_error"
+        message = f"The worker failed with {type(error).__name__}; the operator's log says more."
+    log.error("attempt.broken", code=code, exc_info=error)
+    return AttemptFailed(JobError(code=code, message=message), retryable=True)

@@ -43,6 +43,7 @@ def run(settings: Settings, launcher: Launcher | None = None) -> None:
             bases=BaseCatalogue(settings.base_models),
             launcher=launcher,
             threads=settings.train_threads or cores(),
+            drain_s=settings.drain_s / 2,  # the rest is for the upload of its checkpoint
         )
         runner = Runner(
             shop,

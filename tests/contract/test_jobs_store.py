@@ -233,7 +233,7 @@ def test_a_worker_that_lost_its_lease_can_write_nothing(store: Store) -> None:
         lambda: store.leases.fail(job_id, 1, JobError(code="x", message="x")),
         lambda: store.leases.retry(job_id, 1, JobError(code="x", message="x")),
         lambda: store.leases.cancelled(job_id, 1),
-        lambda: store.leases.release(job_id, 1, Status.QUEUED),
+        lambda: store.leases.release(job_id, 1),
     ]
     for write in writes:
         with pytest.raises(LeaseLost):
@@ -277,8 +277,60 @@ def test_a_released_job_is_not_charged_an_attempt(make_store: MakeStore) -> None
     job_id = submit(store, tenant_id)
     for attempt in (1, 2, 3):
         store.leases.claim("w", "default")
-        store.leases.release(job_id, attempt, Status.QUEUED)
+        store.leases.release(job_id, attempt)
     assert store.jobs.get(tenant_id, job_id).status is Status.QUEUED
+
+
+@pytest.mark.parametrize("lose", ["release", "retry", "sweep"])
+def test_a_job_is_let_go_of_as_its_client_has_asked(store: Store, lose: str) -> None:
+    tenant_id = tenant_of(store)
+
+    def let_go(job_id: str) -> Status:
+        if lose == "release":
+            assert store.leases.release(job_id, 1) == store.jobs.get(tenant_id, job_id).status
+        elif lose == "retry":
+            store.leases.retry(job_id, 1, JobError(code="storage_error", message="away"))
+        else:
+            expire(store, job_id)
+            store.leases.sweep()
+        return store.jobs.get(tenant_id, job_id).status
+
+    ids = [submit(store, tenant_id) for _ in range(4)]
+    for _ in ids:
+        store.leases.claim("w", "default")
+    plain, paused, cancelled, both = ids
+    for job_id in (paused, both):
+        store.jobs.pause(tenant_id, job_id)
+    for job_id in (cancelled, both):
+        store.jobs.cancel(tenant_id, job_id)
+    ends = [let_go(job_id) for job_id in (plain, paused, cancelled, both)]
+    assert ends == [Status.QUEUED, Status.PAUSED, Status.CANCELLED, Status.CANCELLED]
+
+
+def test_what_was_collected_for_long_is_written_at_once(store: Store) -> None:
+    tenant_id = tenant_of(store)
+    job_id = submit(store, tenant_id)
+    store.leases.claim("w", "default")
+    store.leases.record(
+        job_id,
+        1,
+        [NewEvent(type="metrics", message=str(n), data={"step": n}) for n in range(10_000)],
+    )
+    found, more = store.jobs.events(tenant_id, job_id, after=2, limit=10_000)
+    assert not more
+    assert [event.seq for event in found] == list(range(3, 10_003))
+    assert [event.message for event in found] == [str(n) for n in range(10_000)]
+
+
+def test_a_checkpoint_that_is_added_again_counts_once(store: Store) -> None:
+    tenant_id = tenant_of(store)
+    job_id = submit(store, tenant_id)
+    store.leases.claim("w", "default")
+    values = {"id": new_id("ck"), "job_id": job_id, "attempt": 1, "step": 1, "files": ()}
+    checkpoint = Checkpoint.model_validate(values | {"metrics": {}, "created_at": 0.0})
+    store.leases.add_checkpoint(checkpoint)
+    store.leases.add_checkpoint(checkpoint)
+    assert len(store.jobs.checkpoints(tenant_id, job_id)) == 1
 
 
 def test_a_new_attempt_gets_the_newest_checkpoint(store: Store) -> None:
@@ -299,7 +351,7 @@ def test_a_new_attempt_gets_the_newest_checkpoint(store: Store) -> None:
         )
     dropped = store.leases.drop_checkpoints(job_id, 1, keep=2)
     assert [checkpoint.step for checkpoint in dropped] == [10]
-    store.leases.release(job_id, 1, Status.QUEUED)
+    store.leases.release(job_id, 1)
     claim = store.leases.claim("w", "default")
     assert claim is not None
     assert claim.checkpoint is not None
@@ -347,7 +399,7 @@ def test_pause_and_resume_of_queued_and_running_jobs(store: Store) -> None:
     store.leases.claim("w", "default")
     store.jobs.pause(tenant_id, job_id)
     assert store.leases.renew(job_id, 1) == "pause"
-    store.leases.release(job_id, 1, Status.PAUSED)
+    store.leases.release(job_id, 1)
     with pytest.raises(Conflict):
         store.jobs.resume(tenant_id, submit(store, tenant_id))
 
@@ -442,7 +494,7 @@ def test_metrics_of_a_step_that_ran_twice_are_the_later_ones(store: Store) -> No
         store.leases.claim("w", "default")
         event = NewEvent(type="metrics", message="s", data={"step": 1, "loss": loss})
         store.leases.record(job_id, attempt, [event])
-        store.leases.release(job_id, attempt, Status.QUEUED)
+        store.leases.release(job_id, attempt)
     assert [event.data["loss"] for event in store.jobs.metrics(tenant_id, job_id)] == [2.0]
 
 

@@ -10,12 +10,25 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from safetensors.numpy import save_file
 
 from adapters import registry
 from adapters.errors import AdapterMissing
-from engine.plan import Failed, Finished, Probe, Report, Saved, Stepped, Stopped, TrainPlan
+from engine.plan import (
+    Failed,
+    Finished,
+    Probe,
+    Report,
+    Saved,
+    Started,
+    Stepped,
+    Stopped,
+    TrainPlan,
+)
 from jobs.attempt import Workshop
+from jobs.errors import StoreUnavailable
+from jobs.leases import Leases
 from jobs.model import Job, Status
 from jobs.publishing import adapter_id_of
 from jobs.runner import Runner
@@ -145,7 +158,9 @@ def run(make_house: Callable[..., House]) -> Callable[..., tuple[House, Job, Scr
     return run_scripts
 
 
-def runner_of(house: House, launcher: Scripted) -> tuple[Runner, Workshop]:
+def runner_of(
+    house: House, launcher: Scripted, *, drain_s: float = 30.0
+) -> tuple[Runner, Workshop]:
     root = house.settings.data_dir / "work"
     root.mkdir(exist_ok=True)
     shop = Workshop(
@@ -154,6 +169,7 @@ def runner_of(house: House, launcher: Scripted) -> tuple[Runner, Workshop]:
         bases=house.bases,
         launcher=launcher,
         threads=1,
+        drain_s=drain_s,
     )
     runner = Runner(
         shop,
@@ -171,6 +187,11 @@ def published(house: House, job: Job, attempt: int) -> bool:
     except AdapterMissing:
         return False
     return True
+
+
+def last_message(house: House, job: Job) -> str:
+    events, _ = house.store.jobs.events(house.tenant_id, job.id)
+    return events[-1].message
 
 
 def leftovers(house: House) -> list[Path]:
@@ -311,3 +332,140 @@ def test_a_draining_runner_hands_its_job_back(make_house: Callable[..., House]) 
     assert launcher.started[0].told == ["pause"]
     assert house.job(job_id).status is Status.QUEUED
     assert runner.run_next("default") is False, "and takes no other"
+
+
+def hang(script: Script) -> Report | None:
+    """Hear nothing, say nothing."""
+    time.sleep(0.01)
+    return None
+
+
+def test_a_draining_runner_does_not_wait_for_a_child_that_does_not_stop(
+    make_house: Callable[..., House],
+) -> None:
+    house = make_house(max_attempts=1)
+    job_id = house.submit(house.add_dataset(conversations(3)))
+    launcher = Scripted([hang] * 500)
+    runner, shop = runner_of(house, launcher, drain_s=0.2)
+    threading.Timer(0.3, shop.draining.set).start()
+    runner.run_next("default")
+    assert launcher.started[0].killed
+    assert house.job(job_id).status is Status.QUEUED, "and it is not charged"
+
+
+class NoCheckpoints(MemoryStore):
+    """Objects that take everything but checkpoints."""
+
+    def put_file(self, key: str, path: Path) -> None:
+        if "/checkpoints/" in key:
+            raise StorageUnavailable("the store is away")
+        super().put_file(key, path)
+
+
+def test_a_checkpoint_that_cannot_be_stored_does_not_cost_the_result(run: Any) -> None:
+    house, job, _ = run([step(1), save(1), step(2), finish], objects=NoCheckpoints())
+    assert job.status is Status.SUCCEEDED
+    events, _ = house.store.jobs.events(house.tenant_id, job.id)
+    assert [e.message for e in events if e.level == "warn"] == [
+        "A checkpoint could not be stored; the job goes on without it."
+    ]
+
+
+def test_a_failure_is_told_as_it_was_whatever_became_of_the_checkpoints(run: Any) -> None:
+    failed = Failed(code="diverged", message="loss is nan; lower `method.learning_rate`.")
+    _, job, _ = run([save(1), lambda script: failed], objects=NoCheckpoints())
+    assert job.error is not None
+    assert job.error.code == "diverged"
+
+
+class Away(MemoryStore):
+    def ping(self) -> None:
+        raise StorageUnavailable("the store is away")
+
+
+def test_nothing_is_claimed_while_no_job_could_fetch_its_rows(
+    make_house: Callable[..., House],
+) -> None:
+    house = make_house()
+    job_id = house.submit(house.add_dataset(conversations(3)))
+    house.objects = Away()
+    runner, shop = runner_of(house, Scripted())
+    threading.Timer(0.1, shop.draining.set).start()
+    assert runner.run_next("default") is False
+    assert (house.job(job_id).status, house.job(job_id).attempt) == (Status.QUEUED, 0)
+
+
+def test_a_result_waits_for_a_database_that_is_away(make_house: Callable[..., House]) -> None:
+    house = make_house()
+    job_id = house.submit(house.add_dataset(conversations(3)))
+    engine = house.store.database.engine
+
+    def refuse(connection: sa.Connection) -> None:
+        raise sa.exc.OperationalError("begin", {}, Exception("the database is away"))
+
+    def finish_alone(script: Script) -> Report | None:
+        sa.event.listen(engine, "begin", refuse)
+        threading.Timer(0.8, sa.event.remove, (engine, "begin", refuse)).start()
+        return finish(script)
+
+    runner, _ = runner_of(house, Scripted([step(1), finish_alone]))
+    runner.run_next("default")
+    job = house.job(job_id)
+    assert job.status is Status.SUCCEEDED
+    assert published(house, job, 1)
+
+
+class AnswersLost(Leases):
+    """A database that does what it is told, and goes away before it says so."""
+
+    def succeed(self, *args: Any) -> None:
+        super().succeed(*args)
+        raise StoreUnavailable("the answer got lost")
+
+
+def test_an_adapter_whose_row_is_there_keeps_its_files_when_the_answer_got_lost(
+    make_house: Callable[..., House],
+) -> None:
+    house = make_house()
+    job_id = house.submit(house.add_dataset(conversations(3)))
+    house.store.leases = AnswersLost(house.store.database, lease_s=3.0, max_attempts=3)
+    runner, _ = runner_of(house, Scripted([finish]))
+    runner.run_next("default")
+    job = house.job(job_id)
+    assert job.status is Status.SUCCEEDED
+    assert published(house, job, 1)
+
+
+def test_a_fault_of_the_worker_costs_an_attempt_at_once(make_house: Callable[..., House]) -> None:
+    house = make_house(max_attempts=1)
+    job_id = house.submit(house.add_dataset(conversations(3)))
+    runner, _ = runner_of(house, Scripted())  # it has nothing to start: an IndexError
+    assert runner.run_next("default") is True
+    job = house.job(job_id)
+    assert job.status is Status.FAILED
+    assert job.error is not None
+    assert job.error.code == "internal_error"
+    assert leftovers(house) == []
+
+
+def test_a_disk_that_takes_no_folder_costs_an_attempt_and_says_so(
+    make_house: Callable[..., House],
+) -> None:
+    house = make_house()
+    job_id = house.submit(house.add_dataset(conversations(3)))
+    runner, _ = runner_of(house, Scripted())
+    root = house.settings.data_dir / "work"
+    root.rmdir()
+    root.write_text("no folder")
+    runner.run_next("default")
+    job = house.job(job_id)
+    assert job.status is Status.QUEUED
+    assert "disk failed" in last_message(house, job)
+
+
+def test_a_resumed_job_shows_where_it_goes_on_from(run: Any) -> None:
+    counts = {"total_steps": 9, "rows": 3, "trained_tokens": 9, "trainable_parameters": 1}
+    started = Started(resumed_step=5, **counts)
+    failed = Failed(code="diverged", message="no")
+    _, job, _ = run([lambda script: started, lambda script: failed])
+    assert (job.progress.step, job.progress.total_steps) == (5, 9)
