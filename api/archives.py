@@ -30,6 +30,7 @@ from api.rendering import renderer_of
 from api.services import FromServices, Services
 from engine.bases import BaseModel, BaseUnusable
 from engine.spec import LoraPeft
+from jobs.errors import NotFound, StoreUnavailable
 from jobs.model import Adapter, new_id
 from storage.objects import StorageError
 
@@ -137,9 +138,17 @@ def _import(services: Services, tenant_id: str, archive: Path, options: ImportOp
             )
         )
     except Exception:
-        with suppress(StorageError):
-            remove(services.objects, tenant_id, manifest.adapter_id)
+        _withdraw(services, tenant_id, manifest.adapter_id)
         raise
+
+
+def _withdraw(services: Services, tenant_id: str, adapter_id: str) -> None:
+    """Remove the files, unless the row is there: the database may have done it unsaid."""
+    with suppress(StorageError, StoreUnavailable):
+        try:
+            services.store.adapters.get(tenant_id, adapter_id)
+        except NotFound:
+            remove(services.objects, tenant_id, adapter_id)
 
 
 def _shapes(base: BaseModel) -> dict[str, tuple[int, ...]]:

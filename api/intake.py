@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints, ValidationError
 from api.envelope import Wire
 from api.errors import MediaTypeUnsupported
 from engine.rows import DatasetFormat, RowType, RowValidator
+from jobs.errors import NotFound, StoreUnavailable
 from jobs.model import Dataset, new_id
 from jobs.store import Store
 from storage.keys import dataset_source
@@ -98,9 +99,16 @@ class Intake:
                 )
             )
         except Exception:
-            with suppress(StorageError):
-                self._objects.delete(self._key)
+            self._withdraw()
             raise
+
+    def _withdraw(self) -> None:
+        """Remove the rows, unless the dataset is there: the database may have done it unsaid."""
+        with suppress(StorageError, StoreUnavailable):
+            try:
+                self._store.datasets.get(self._tenant_id, self._id)
+            except NotFound:
+                self._objects.delete(self._key)
 
     def abort(self) -> None:
         """Drop what is not finished. Does nothing after `finish`."""

@@ -23,7 +23,12 @@ from engine.plan import (
     TrainPlan,
     Warned,
 )
-from jobs.checkpoints import fetch_checkpoint, remove_checkpoint, store_checkpoint
+from jobs.checkpoints import (
+    CheckpointCorrupt,
+    fetch_checkpoint,
+    remove_checkpoint,
+    store_checkpoint,
+)
 from jobs.errors import JobsError, LeaseLost, NotFound, StoreUnavailable
 from jobs.journal import Journal
 from jobs.keeper import LeaseKeeper
@@ -32,7 +37,7 @@ from jobs.model import Adapter, Claim, Directive, JobError, NewEvent, Progress
 from jobs.publishing import publish, unpublish
 from jobs.store import Store
 from storage.keys import dataset_source
-from storage.objects import ObjectStore, StorageError
+from storage.objects import ObjectNotFound, ObjectStore, StorageError
 
 log = structlog.get_logger()
 
@@ -135,9 +140,12 @@ class Attempt:
         checkpoint = self._claim.checkpoint
         if checkpoint is None:
             return None
-        tenant_id = self._claim.job.tenant_id
-        resume = self._work_dir / "resume"
-        return fetch_checkpoint(self._shop.objects, tenant_id, checkpoint, resume)
+        job, leases, objects = self._claim.job, self._shop.store.leases, self._shop.objects
+        try:
+            return fetch_checkpoint(objects, job.tenant_id, checkpoint, self._work_dir / "resume")
+        except (CheckpointCorrupt, ObjectNotFound):
+            leases.forget_checkpoint(job.id, job.attempt, checkpoint.id)
+            raise
 
     # Beside the child
 
@@ -152,7 +160,7 @@ class Attempt:
             try:
                 report = child.receive(POLL_S)
             except EOFError:
-                raise _crash(child.exit_code()) from None
+                return _crash(child.exit_code())
             if isinstance(report, Finished | Stopped | Failed):
                 return report
             if report is not None:
@@ -280,13 +288,13 @@ def _failure(code: str, message: str) -> AttemptFailed:
     return AttemptFailed(JobError(code=code, message=message), retryable=False)
 
 
-def _crash(exit_code: int | None) -> AttemptFailed:
+def _crash(exit_code: int | None) -> Failed:
     """The child ended without a word: killed (often by the kernel, out of memory) or crashed."""
+    code, message = "trainer_crashed", f"The trainer crashed (exit code {exit_code})."
     if exit_code == -9:
+        code = "out_of_memory"
         message = (
             "The trainer was killed, most often for lack of memory; lower "
             "`method.per_device_batch_size` or `method.max_length`."
         )
-        return AttemptFailed(JobError(code="out_of_memory", message=message), retryable=True)
-    message = f"The trainer crashed (exit code {exit_code})."
-    return AttemptFailed(JobError(code="trainer_crashed", message=message), retryable=True)
+    return Failed(code=code, message=message, retryable=True)

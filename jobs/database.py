@@ -17,6 +17,14 @@ from jobs.errors import StoreUnavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
+# InternalError: a server that became a standby answers so to every write.
+AWAY = (
+    sa.exc.OperationalError,
+    sa.exc.InterfaceError,
+    sa.exc.InternalError,
+    sa.exc.TimeoutError,
+)
+
 
 class Database:
     """Transactions over one SQLAlchemy engine. `url` is any SQLAlchemy URL of the two dialects."""
@@ -81,7 +89,7 @@ class Database:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
+    except AWAY as error:
         raise StoreUnavailable(f"The database does not answer: {type(error).__name__}.") from error
 
 

@@ -171,6 +171,16 @@ class Leases:
             rows = connection.execute(old.returning(checkpoints)).mappings()
             return [Checkpoint.model_validate(dict(row)) for row in rows]
 
+    def forget_checkpoint(self, job_id: str, attempt: int, checkpoint_id: str) -> None:
+        """A checkpoint that cannot be read: the next attempt takes the one before it.
+
+        Raises LeaseLost.
+        """
+        with self._db.write() as connection:
+            self._held(connection, job_id, attempt)
+            mine = sa.and_(checkpoints.c.job_id == job_id, checkpoints.c.id == checkpoint_id)
+            connection.execute(checkpoints.delete().where(mine))
+
     def succeed(self, job_id: str, attempt: int, adapter: Adapter, training_s: float) -> None:
         """Finish with a published adapter: its row and the job's end are one transaction.
 

@@ -41,6 +41,8 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{secrets.token_hex(12)}"
 
 
+# No control characters: they break what shows a name, and PostgreSQL stores no NUL.
+JobName = Annotated[str, StringConstraints(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 
@@ -54,7 +56,7 @@ class JobSpec(Spec):
     peft: Peft = Field(default_factory=LoraPeft)
     seed: int = Field(0, ge=0, lt=2**31)
     checkpoint_every: int = Field(50, ge=1, le=1_000_000)
-    name: str | None = Field(None, max_length=128)
+    name: JobName | None = None
     metadata: dict[MetadataKey, MetadataValue] = Field(default_factory=dict, max_length=16)
 
 

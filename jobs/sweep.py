@@ -43,6 +43,9 @@ class Sweep:
             except (StoreUnavailable, ConnectionError) as error:
                 log.warning("sweep.failed", error=str(error))
                 self._closing.wait(1.0)
+            except Exception:  # without the sweep, nothing that waits would ever run
+                log.exception("sweep.broken")
+                self._closing.wait(1.0)
 
     def expire(self) -> None:
         """Queue again, or give up, what nobody keeps alive."""

@@ -4,6 +4,7 @@ A crash, an out-of-memory kill or a segfault here ends this attempt and nothing 
 """
 
 import signal
+import traceback
 import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -37,19 +38,23 @@ def main(connection: Connection, plan_json: str) -> None:
         link.send(Failed(code=error.code, message=str(error), retryable=error.retryable))
     except EngineError as error:
         link.send(Failed(code="training_failed", message=str(error)))
-    except (MemoryError, torch.OutOfMemoryError):
-        link.send(
-            Failed(
-                code="out_of_memory",
-                message="Out of memory; lower `method.per_device_batch_size` or "
-                "`method.max_length`, or set `method.gradient_checkpointing`.",
-            )
-        )
-    except Exception as error:  # the edge: everything else is a fault of ours or of a library
-        import traceback
+    except Exception as error:  # the edge: a shortage, or a fault of ours or of a library
+        link.send(_failure(error))
 
-        traceback.print_exc()
-        link.send(Failed(code="internal_error", message=f"{type(error).__name__}: {error}"))
+
+def _failure(error: Exception) -> Failed:
+    text = str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
+        message = (
+            "Out of memory; lower `method.per_device_batch_size` or `method.max_length`, or set "
+            "`method.gradient_checkpointing`."
+        )
+        return Failed(code="out_of_memory", message=message)
+    if "No space left on device" in text:
+        message = "The worker's disk is full; the operator has to make room on it."
+        return Failed(code="disk_full", message=message, retryable=True)
+    traceback.print_exception(error)
+    return Failed(code="internal_error", message=f"{type(error).__name__}: {text}")
 
 
 def _quiet() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from engine.spec import FullPeft, LoraPeft, Peft
@@ -39,9 +40,17 @@ def add_peft(base: PreTrainedModel, peft: Peft) -> torch.nn.Module:
     if isinstance(peft, FullPeft):
         return base
     try:
-        return get_peft_model(base, lora_config(peft))
+        model = get_peft_model(base, lora_config(peft))
     except ValueError as error:
         raise TrainingFailed("peft_invalid", f"{error} Change `peft.target_modules`.") from error
+    for part in (base.get_input_embeddings(), base.get_output_embeddings()):
+        if isinstance(part, BaseTunerLayer):
+            raise TrainingFailed(
+                "peft_invalid",
+                "LoRA on the embeddings or the output head could not be served; leave them out of "
+                "`peft.target_modules`.",
+            )
+    return model
 
 
 def lora_config(peft: LoraPeft) -> LoraConfig:

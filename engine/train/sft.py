@@ -2,6 +2,7 @@
 
 import math
 import time
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -64,10 +65,15 @@ def train(plan: TrainPlan, link: Link) -> Finished:
         path=folder,
         kind="full" if plan.peft.type == "full" else "lora",
         training_s=training_s,
-        metrics={"train_loss": output.training_loss, "steps": output.global_step},
+        metrics={"train_loss": _mean_loss(trainer), "steps": output.global_step},
         probes=probing.combine(probes, base_logprobs, tuned_logprobs),
         contract=renderer.contract.model_dump(mode="json"),
     )
+
+
+def _mean_loss(trainer: Any) -> float:
+    """Over every step of the job; the trainer's own mean begins anew where a run was resumed."""
+    return fmean(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
 
 
 def _dataset(data: Tokenized) -> Dataset:

@@ -15,6 +15,9 @@ from safetensors.numpy import load, save
 from adapters.registry import tenant_of
 from api import archives
 from api.services import Services
+from jobs.adapters import Adapters
+from jobs.errors import StoreUnavailable
+from jobs.model import Adapter
 from storage.keys import adapter_file
 from tests.api.making import HIDDEN, MODULE, RANK, peft_files, publish_adapter, tar_of, untar
 
@@ -158,6 +161,21 @@ async def test_odd_options_are_refused(
     answer = await client.post(f"/adapters/import{query}", content=tar_of(peft_files()))
     error = answer.json()["error"]
     assert (answer.status_code, error["param"], error["code"]) == (422, param, code)
+
+
+async def test_what_the_database_did_without_saying_so_keeps_its_files(
+    client: httpx.AsyncClient, services: Services
+) -> None:
+    class AnswersLost(Adapters):
+        def add(self, adapter: Adapter) -> Adapter:
+            super().add(adapter)
+            raise StoreUnavailable("the answer got lost")
+
+    services.store.adapters = AnswersLost(services.store.database)
+    answer = await client.post(IMPORT, content=tar_of(peft_files()))
+    assert answer.status_code == 503
+    (adapter,) = (await client.get("/adapters")).json()["data"]
+    assert (await client.get(f"/adapters/{adapter['id']}/download")).status_code == 200
 
 
 async def test_a_form_is_refused_with_what_to_send_instead(client: httpx.AsyncClient) -> None:

@@ -12,6 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from api.services import Services
+from jobs.datasets import Datasets
+from jobs.errors import StoreUnavailable
+from jobs.model import Dataset
 
 pytestmark = pytest.mark.anyio
 
@@ -163,3 +166,17 @@ async def test_a_dataset_that_a_job_waits_for_stays(
     assert answer.headers["x-should-retry"] == "false"
     assert (await client.post(f"/jobs/{job['id']}/cancel")).json()["status"] == "cancelled"
     assert (await client.delete(f"/datasets/{dataset['id']}")).status_code == 200
+
+
+async def test_what_the_database_did_without_saying_so_keeps_its_rows(
+    client: httpx.AsyncClient, services: Services, stored: Callable[[], list[str]]
+) -> None:
+    class AnswersLost(Datasets):
+        def add(self, dataset: Dataset) -> Dataset:
+            super().add(dataset)
+            raise StoreUnavailable("the answer got lost")
+
+    services.store.datasets = AnswersLost(services.store.database)
+    answer = await client.post("/datasets?format=jsonl", content=JSONL)
+    assert answer.status_code == 503
+    assert len((await client.get("/datasets")).json()["data"]) == len(stored()) == 1

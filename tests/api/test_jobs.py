@@ -97,6 +97,7 @@ async def test_an_unknown_dataset_is_a_404(client: httpx.AsyncClient, dataset_id
         ({"seed": -1}, "seed"),
         ({"metadata": {"k": "v" * 513}}, "metadata.k"),
         ({"name": "n" * 129}, "name"),
+        ({"name": "n\0"}, "name"),
     ],
 )
 async def test_a_value_out_of_range_is_refused_at_its_field(

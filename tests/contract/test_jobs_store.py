@@ -525,3 +525,15 @@ def test_a_database_that_does_not_answer_is_said_to_be_unavailable() -> None:
     with pytest.raises(StoreUnavailable):
         store.database.ping()
     store.close()
+
+
+def test_a_postgresql_that_takes_no_writes_is_said_to_be_unavailable(postgres_url: str) -> None:
+    store = Store(postgres_url, pepper="p")
+    store.database.migrate()
+    with store.database.write() as connection:
+        name = connection.scalar(sa.text("select current_database()"))
+        connection.execute(sa.text(f'alter database "{name}" set default_transaction_read_only=on'))
+    store.close()
+    with pytest.raises(StoreUnavailable):
+        tenant_of(store)
+    store.close()

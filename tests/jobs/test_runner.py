@@ -293,10 +293,10 @@ def test_a_result_with_nan_in_it_is_never_published(run: Any) -> None:
 def test_a_damaged_checkpoint_is_never_resumed_from(make_house: Callable[..., House]) -> None:
     house = make_house(max_attempts=5)
     job_id = house.submit(house.add_dataset(conversations(3)))
-    launcher = Scripted([save(3)], [finish])
+    launcher = Scripted([save(2), save(3)], [finish])
     runner, _ = runner_of(house, launcher)
     runner.run_next("default")
-    (key,) = [i.key for i in house.objects.list(f"tenants/{house.tenant_id}/jobs/")]
+    _, key = [i.key for i in house.objects.list(f"tenants/{house.tenant_id}/jobs/")]
     house.objects.put(key, b"rotten")
     runner.run_next("default")
     job = house.job(job_id)
@@ -304,6 +304,11 @@ def test_a_damaged_checkpoint_is_never_resumed_from(make_house: Callable[..., Ho
     assert job.status is Status.QUEUED
     events, _ = house.store.jobs.events(house.tenant_id, job_id)
     assert "state.bin" in events[-1].message
+    runner.run_next("default")
+    assert house.job(job_id).status is Status.SUCCEEDED
+    resume = launcher.started[1].plan.resume_from
+    assert resume is not None
+    assert resume.name == "checkpoint-2", "the one before it"
 
 
 class Flaky(MemoryStore):

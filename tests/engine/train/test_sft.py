@@ -1,0 +1,87 @@
+"""SFT on a real, small model, in this process: what is resumed ends as what was never stopped."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.plan import Finished, Saved, Stepped, TrainPlan
+from engine.spec import FullPeft, LoraPeft, Peft, SftMethod
+from engine.train import sft
+from tests.bases import make_base
+from tests.workers import conversations
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+class Reports:
+    """The runner's end of the link: keeps what it is told, and every checkpoint."""
+
+    directive = "continue"
+
+    def __init__(self, checkpoints: Path) -> None:
+        self.checkpoints = checkpoints
+        self.losses: dict[int, float] = {}
+
+    def send(self, report: Any) -> None:
+        if isinstance(report, Stepped):
+            self.losses[report.step] = report.metrics["loss"]
+        if isinstance(report, Saved):
+            shutil.copytree(report.path, self.checkpoints / report.path.name)
+
+
+def train(
+    base: Path, work_dir: Path, peft: Peft, method: SftMethod, resume_from: Path | None = None
+) -> tuple[Finished, Reports]:
+    work_dir.mkdir()
+    rows = work_dir / "rows.jsonl"
+    rows.write_text("\n".join(json.dumps(row) for row in conversations(11)))
+    plan = TrainPlan(
+        base_name="tiny",
+        base_path=base,
+        dataset_path=rows,
+        dataset_format="jsonl",
+        row_type="conversation",
+        method=method,
+        peft=peft,
+        seed=3,
+        checkpoint_every=1,
+        work_dir=work_dir,
+        resume_from=resume_from,
+        threads=1,
+    )
+    reports = Reports(work_dir / "kept")
+    return sft.train(plan, reports), reports  # type: ignore[arg-type]  # as Link is
+
+
+def bytes_of(finished: Finished) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in finished.path.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "peft", [LoraPeft(r=4, lora_dropout=0.3), FullPeft()], ids=["lora", "full"]
+)
+def test_a_run_resumed_from_any_checkpoint_is_the_run_that_was_not_stopped(
+    base: Path, tmp_path: Path, peft: Peft
+) -> None:
+    # 11 rows in batches of 2 x 2: both the last batch and the last accumulation are short.
+    method = SftMethod(
+        num_train_epochs=2,
+        per_device_batch_size=2,
+        gradient_accumulation_steps=2,
+        learning_rate=1e-3,
+    )
+    whole, reports = train(base, tmp_path / "whole", peft, method)
+    assert list(reports.losses) == [1, 2, 3, 4, 5, 6]
+    for step in (2, 3):  # in the middle of an epoch, and at its end
+        checkpoint = reports.checkpoints / f"checkpoint-{step}"
+        resumed, again = train(base, tmp_path / f"from-{step}", peft, method, checkpoint)
+        assert again.losses == {n: loss for n, loss in reports.losses.items() if n > step}
+        assert bytes_of(resumed) == bytes_of(whole)
+        assert resumed.probes == whole.probes
+        assert resumed.metrics == whole.metrics
