@@ -18,7 +18,14 @@ class Watch(TrainerCallback):
     def __init__(self, link: Link) -> None:
         self._link = link
         self._metrics: dict[str, float] = {}
+        self._tokens_before = 0.0
         self.asked: str | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        counts = [entry["num_tokens"] for entry in state.log_history if "num_tokens" in entry]
+        self._tokens_before = counts[-1] if counts else 0.0
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -40,6 +47,9 @@ class Watch(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
+        if logs and "num_tokens" in logs:  # the trainer counts anew where a run was resumed
+            logs["num_tokens"] += self._tokens_before
+            state.log_history[-1]["num_tokens"] = logs["num_tokens"]
         numbers = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
         if "loss" not in numbers:  # the summary at the end
             return

@@ -26,11 +26,11 @@ class Reports:
 
     def __init__(self, checkpoints: Path) -> None:
         self.checkpoints = checkpoints
-        self.losses: dict[int, float] = {}
+        self.metrics: dict[int, dict[str, float]] = {}
 
     def send(self, report: Any) -> None:
         if isinstance(report, Stepped):
-            self.losses[report.step] = report.metrics["loss"]
+            self.metrics[report.step] = report.metrics
         if isinstance(report, Saved):
             shutil.copytree(report.path, self.checkpoints / report.path.name)
 
@@ -77,11 +77,14 @@ def test_a_run_resumed_from_any_checkpoint_is_the_run_that_was_not_stopped(
         learning_rate=1e-3,
     )
     whole, reports = train(base, tmp_path / "whole", peft, method)
-    assert list(reports.losses) == [1, 2, 3, 4, 5, 6]
-    for step in (2, 3):  # in the middle of an epoch, and at its end
-        checkpoint = reports.checkpoints / f"checkpoint-{step}"
-        resumed, again = train(base, tmp_path / f"from-{step}", peft, method, checkpoint)
-        assert again.losses == {n: loss for n, loss in reports.losses.items() if n > step}
+    assert list(reports.metrics) == [1, 2, 3, 4, 5, 6]
+    kept = reports.checkpoints
+    for step in (2, 3, 5):  # in the middle of an epoch, at its end, and from a resumed run's own
+        resumed, again = train(
+            base, tmp_path / f"from-{step}", peft, method, kept / f"checkpoint-{step}"
+        )
+        kept = again.checkpoints if step == 3 else kept
+        assert again.metrics == {n: found for n, found in reports.metrics.items() if n > step}
         assert bytes_of(resumed) == bytes_of(whole)
         assert resumed.probes == whole.probes
         assert resumed.metrics == whole.metrics
