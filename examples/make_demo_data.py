@@ -20,6 +20,11 @@ TEAMS = {
     "repair": "workshop", "refund": "money", "delivery": "drivers", "question": "advice",
     "praise": "nobody",
 }  # fmt: skip
+JOB = {
+    "base_model": "luthier-tiny",
+    "method": {"type": "sft", "num_train_epochs": 6, "learning_rate": 0.002},
+    "peft": {"type": "lora", "r": 16, "lora_alpha": 32},
+}
 Row = dict[str, object]
 
 
@@ -120,6 +125,7 @@ def main() -> None:
     DATA.mkdir(exist_ok=True)
     write_jsonl(DATA / "demo_train.jsonl", demo_train())
     write_jsonl(DATA / "demo_heldout.jsonl", demo_heldout())
+    (DATA / "demo_job.json").write_text(json.dumps(JOB, indent=2) + "\n", encoding="utf-8")
     write_jsonl(DATA / "preference.jsonl", preference())
     write_jsonl(DATA / "rating.jsonl", rating())
     write_jsonl(DATA / "prompts.jsonl", prompts())

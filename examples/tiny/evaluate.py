@@ -25,7 +25,7 @@ SKILLS: dict[str, list[Task]] = {
     "JSON": [records.to_json, records.from_json, records.json_list, records.json_pick],
     "reading a message": [records.about_message],
     "facts": [knowing.fact],
-    "sums and differences never trained on": [new_sum],
+    "plain sums kept out of training": [new_sum],
     "lists": [knowing.sorting, knowing.odd_one_out, knowing.change_list],
     "rewriting": [rewriting.tense, rewriting.replace, rewriting.shouted, rewriting.framed],
     "instructions": [advice.how_to],

@@ -148,7 +148,7 @@ def tell(rng: Rng) -> Turn:
 
 
 def held_out_sum(a: int, b: int) -> bool:
-    """The pairs of numbers that training never adds or takes away: one in ten."""
+    """One pair of numbers in ten, which no plain sum of the training data has."""
     return (a * 37 + b * 11) % 10 == 0
 
 
