@@ -1,6 +1,7 @@
 """The callback between a trainer's loop and the runner: metrics up, cancel and pause down."""
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -71,4 +72,6 @@ class Watch(TrainerCallback):
     ) -> None:
         assert args.output_dir is not None
         path = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        for extra in filter(Path.is_dir, list(path.iterdir())):
+            shutil.rmtree(extra)  # a tokenizer's other templates: nothing that a resumed run reads
         self._link.send(Saved(step=state.global_step, path=path, metrics=self._metrics))

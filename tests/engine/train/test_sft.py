@@ -88,3 +88,14 @@ def test_a_run_resumed_from_any_checkpoint_is_the_run_that_was_not_stopped(
         assert bytes_of(resumed) == bytes_of(whole)
         assert resumed.probes == whole.probes
         assert resumed.metrics == whole.metrics
+
+
+def test_a_checkpoint_is_a_flat_folder_whatever_the_tokenizer_brings(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base")
+    others = base / "additional_chat_templates"
+    others.mkdir()
+    (others / "tool_use.jinja").write_text("{{ messages }}")
+    method = SftMethod(max_steps=2, learning_rate=1e-3)
+    _, reports = train(base, tmp_path / "run", LoraPeft(r=4), method)
+    (checkpoint,) = reports.checkpoints.iterdir()
+    assert all(path.is_file() for path in checkpoint.iterdir())
