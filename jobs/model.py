@@ -113,7 +113,10 @@ class Progress(Record):
 
 
 class Timings(Record):
-    """Where a job's wall-clock time went, in seconds; what is not there has not happened yet."""
+    """Where a job's wall-clock time went, in seconds; what is not there has not happened yet.
+
+    Of a job that ran in several attempts, `training_s` is the last one's.
+    """
 
     queued_s: float | None = None
     first_step_s: float | None = None

@@ -16,7 +16,7 @@ from engine.render import load_renderer
 from engine.rows import iter_rows
 from engine.spec import SftMethod
 from engine.train import probing
-from engine.train.errors import StopRequested
+from engine.train.errors import StopRequested, TrainingFailed
 from engine.train.examples import Tokenized, conversations
 from engine.train.link import Link
 from engine.train.model import add_peft, export, load_base, trainable_parameters
@@ -61,6 +61,12 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     folder = plan.work_dir / "adapter"
     export(trainer.model, plan.base_name, plan.base_path, folder)
     tuned_logprobs = probing.measure(trainer.model, probes)
+    if not all(math.isfinite(logprob) for probe in tuned_logprobs for logprob in probe):
+        raise TrainingFailed(
+            "diverged",
+            "The last steps left a model that predicts no probabilities; lower "
+            "`method.learning_rate`.",
+        )
     return Finished(
         path=folder,
         kind="full" if plan.peft.type == "full" else "lora",

@@ -10,6 +10,7 @@ import pytest
 from engine.plan import Finished, Saved, Stepped, TrainPlan
 from engine.spec import FullPeft, LoraPeft, Peft, SftMethod
 from engine.train import sft
+from engine.train.errors import TrainingFailed
 from tests.bases import make_base
 from tests.workers import conversations
 
@@ -99,3 +100,10 @@ def test_a_checkpoint_is_a_flat_folder_whatever_the_tokenizer_brings(tmp_path: P
     _, reports = train(base, tmp_path / "run", LoraPeft(r=4), method)
     (checkpoint,) = reports.checkpoints.iterdir()
     assert all(path.is_file() for path in checkpoint.iterdir())
+
+
+def test_a_run_that_diverges_in_its_last_step_is_told_so(base: Path, tmp_path: Path) -> None:
+    method = SftMethod(max_steps=1, learning_rate=1.0, warmup_ratio=0)
+    with pytest.raises(TrainingFailed, match=r"`method\.learning_rate`") as failed:
+        train(base, tmp_path / "run", LoraPeft(r=2, lora_alpha=1e20), method)
+    assert failed.value.code == "diverged"
