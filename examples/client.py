@@ -1,4 +1,4 @@
-"""The main path from client code: upload, train, follow, generate. Run it while `make serve` is up."""
+"""The main path from client code: upload, train, follow, generate. Needs `make serve` running."""
 
 import json
 import sys
