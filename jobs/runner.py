@@ -6,10 +6,11 @@ from pathlib import Path
 import structlog
 
 from jobs.attempt import Attempt, AttemptFailed, Workshop
+from jobs.checkpoints import CheckpointCorrupt
 from jobs.errors import LeaseLost, StoreUnavailable
 from jobs.keeper import LeaseKeeper
 from jobs.model import Claim, JobError
-from storage.objects import StorageError
+from storage.objects import ObjectNotFound, StorageError, StorageUnavailable
 
 log = structlog.get_logger()
 
@@ -82,7 +83,7 @@ def _failure_of(error: Exception) -> AttemptFailed:
     if isinstance(error, AttemptFailed):
         return error
     if isinstance(error, StorageError):
-        code, message = "storage_error", f"The object store failed: {error}"
+        code, message = "storage_error", _of_storage(error)
     elif isinstance(error, OSError):
         code, message = "disk_error", f"The worker's disk failed: {error.strerror or error}"
     else:
@@ -90,3 +91,15 @@ def _failure_of(error: Exception) -> AttemptFailed:
         message = f"The worker failed with {type(error).__name__}; the operator's log says more."
     log.error("attempt.broken", code=code, exc_info=error)
     return AttemptFailed(JobError(code=code, message=message), retryable=True)
+
+
+def _of_storage(error: StorageError) -> str:
+    """Without keys, paths and buckets, which are the operator's."""
+    match error:
+        case CheckpointCorrupt():
+            return f"{error}."
+        case ObjectNotFound():
+            return "Something this job needs is gone from the object store; ask the operator."
+        case StorageUnavailable():
+            return "The object store did not answer in time."
+    return "The object store refused what this job needs; the operator's log says why."

@@ -474,3 +474,17 @@ def test_a_resumed_job_shows_where_it_goes_on_from(run: Any) -> None:
     failed = Failed(code="diverged", message="no")
     _, job, _ = run([lambda script: started, lambda script: failed])
     assert (job.progress.step, job.progress.total_steps) == (5, 9)
+
+
+def test_what_a_client_reads_of_a_store_that_fails_names_no_key(
+    make_house: Callable[..., House],
+) -> None:
+    house = make_house(max_attempts=1)
+    job_id = house.submit(house.add_dataset(conversations(3)))
+    house.objects.delete_prefix(f"tenants/{house.tenant_id}/")
+    runner, _ = runner_of(house, Scripted())
+    runner.run_next("default")
+    error = house.job(job_id).error
+    assert error is not None
+    assert error.code == "storage_error"
+    assert house.tenant_id not in error.message
