@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env check format test demo serve clean
+.PHONY: help env check format test demo serve bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ demo: $(READY)  ## fine-tune the model that ships, and compare it with its base
 
 serve: $(READY)  ## the whole service on this machine, until Ctrl-C
 	$(BIN)/luthier serve $(ARGS)
+
+bench: $(READY)  ## how long a client waits, measured on this machine
+	$(BIN)/python -m benchmarks.latency
 
 clean:  ## remove the environment and what the service stored
 	rm -rf $(VENV) .luthier
