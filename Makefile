@@ -14,6 +14,7 @@ env: $(READY)  ## make the environment in .venv
 
 # torch first and by its exact version, so that pip takes the build this machine offers for it.
 $(READY): pyproject.toml constraints.txt
+	@echo "Installing into $(VENV), once; a few minutes without a word are normal."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'

@@ -253,5 +253,10 @@ def _plain(error: Any) -> str:
         return "There is no such field; remove it or check its spelling."
     if error["type"] == "missing":
         return "This field is needed."
+    if error["type"] == "union_tag_not_found":
+        return "This field is needed: it says which one is meant."
+    if error["type"] == "union_tag_invalid":
+        tag, known = error["ctx"]["tag"], error["ctx"]["expected_tags"]
+        return f"{tag!r} is not among what this server takes: {known}."
     text: str = error["msg"]
     return f"{text.removeprefix('Value error, ').rstrip('.')}."

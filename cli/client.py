@@ -178,8 +178,11 @@ def _check(answer: httpx.Response) -> None:
     total = error.get("total_problems") or len(problems)
     if total > len(details) > 0:
         details.append(f"... and {total - len(details)} more")
-    shown = () if len(problems) == 1 and problems[0]["message"] in message else tuple(details)
-    raise CommandFailed(message, details=shown)
+    told = bool(problems) and problems[0]["message"] in message
+    if told and len(problems) == 1:
+        raise CommandFailed(message)
+    # The service's own line is the first problem again; the list below says it.
+    raise CommandFailed(f"{total} problems:" if told else message, details=tuple(details))
 
 
 def _problem(problem: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from cli.configuration import AsJson, Key, Url
 
 
 def generate(
-    message: Annotated[str, typer.Argument(metavar='"MESSAGE"', help="- reads standard input.")],
+    message: Annotated[str, typer.Argument(metavar="MESSAGE", help="- reads standard input.")],
     adapter: Annotated[str | None, typer.Option("--adapter", "-a", help="ad_...")] = None,
     base_model: Annotated[
         str | None, typer.Option("--base-model", help="[without an adapter: the first allowed]")

@@ -24,7 +24,7 @@ Follow = Annotated[bool, typer.Option("--follow", "-f", help="Watch it to its en
 def submit(
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE.json]", help="The job's spec; options below go before it."),
+        typer.Argument(metavar="FILE.json", help="The job's spec; options below go before it."),
     ] = None,
     base_model: Annotated[
         str | None, typer.Option("--base-model", help="[the first allowed]")
@@ -72,6 +72,8 @@ def post(client: "Client", spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise CommandFailed(f"{file} is not a file.")
     try:
         spec = json.loads(file.read_text())
     except (OSError, ValueError) as error:

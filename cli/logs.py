@@ -43,12 +43,19 @@ def configure_logging(log_format: Literal["console", "json"], role: str) -> None
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_no_ordinary_cut)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+def _no_ordinary_cut(record: logging.LogRecord) -> bool:
+    """Event streams are cut when a server stops: no news, and no fault, for who pressed Ctrl-C."""
+    cut = record.exc_info and record.exc_info[0] and record.exc_info[0].__name__ == "CancelledError"
+    return not cut and "timeout graceful shutdown exceeded" not in str(record.msg)
 
 
 def _with(role: str) -> Any:

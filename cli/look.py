@@ -1,8 +1,10 @@
 """How the command looks: the consoles, the marks and the few styles everything is printed in."""
 
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
@@ -47,7 +49,15 @@ def heading(title: str, aside: str = "") -> None:
 def commands(lines: Iterable[str]) -> None:
     """Commands to copy, one a line."""
     for line in lines:
+        if line.startswith("luthier "):
+            line = program() + line.removeprefix("luthier")
         out.print(Text("    ").append(line, "cyan"), soft_wrap=True)
+
+
+def program() -> str:
+    """How this program is started from here: by its name where the shell finds it."""
+    typed = sys.argv[0]
+    return typed if Path(typed).name == "luthier" and not shutil.which("luthier") else "luthier"
 
 
 def fail(message: str, details: Iterable[str] = ()) -> None:

@@ -54,10 +54,13 @@ def upload(client: httpx.Client, path: Path) -> dict:
 def follow(client: httpx.Client, job_id: str) -> None:
     """Print a job's events as they come; the stream ends with the job."""
     events = {"accept": "text/event-stream"}
-    with client.stream("GET", f"/jobs/{job_id}/events", headers=events, timeout=None) as stream:
-        for line in stream.iter_lines():
-            if line.startswith("data: "):
-                print(" ", json.loads(line.removeprefix("data: "))["message"])
+    try:
+        with client.stream("GET", f"/jobs/{job_id}/events", headers=events, timeout=None) as stream:
+            for line in stream.iter_lines():
+                if line.startswith("data: "):
+                    print(" ", json.loads(line.removeprefix("data: "))["message"])
+    except httpx.TransportError as error:
+        sys.exit(f"The service went away ({error}); {job_id} goes on when it is back.")
 
 
 if __name__ == "__main__":

@@ -39,10 +39,12 @@ def add_peft(base: PreTrainedModel, peft: Peft) -> torch.nn.Module:
     """The base with what is to be trained; seed torch before, since LoRA's A is random."""
     if isinstance(peft, FullPeft):
         return base
+    known = ", ".join(linear_names(base))
     try:
         model = get_peft_model(base, lora_config(peft))
     except ValueError as error:
-        raise TrainingFailed("peft_invalid", f"{error} Change `peft.target_modules`.") from error
+        way = f'Change `peft.target_modules` to "all-linear" or to some of: {known}.'
+        raise TrainingFailed("peft_invalid", f"{error} {way}") from error
     for part in (base.get_input_embeddings(), base.get_output_embeddings()):
         if isinstance(part, BaseTunerLayer):
             raise TrainingFailed(
@@ -51,6 +53,14 @@ def add_peft(base: PreTrainedModel, peft: Peft) -> torch.nn.Module:
                 "`peft.target_modules`.",
             )
     return model
+
+
+def linear_names(base: PreTrainedModel) -> list[str]:
+    """The last names of the layers that LoRA can be put on."""
+    head = base.get_output_embeddings()
+    modules = base.named_modules()
+    linear = (name for name, m in modules if isinstance(m, torch.nn.Linear) and m is not head)
+    return sorted({name.rpartition(".")[2] for name in linear})
 
 
 def lora_config(peft: LoraPeft) -> LoraConfig:

@@ -181,3 +181,22 @@ async def test_a_tenant_may_have_so_many_jobs_waiting(
     services.store.jobs._max_live = 2
     statuses = [(await client.post("/jobs", json=spec_for(dataset))).status_code for _ in range(3)]
     assert statuses == [201, 201, 429]
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("method", {"type": "dpo"}, "'dpo' is not among what this server takes: 'sft'."),
+        ("peft", {"type": "qlora"}, "'qlora' is not among what this server takes: 'lora', 'full'."),
+        ("peft", {"r": 8}, "This field is needed: it says which one is meant."),
+    ],
+)
+async def test_an_unknown_kind_of_job_is_refused_with_the_known_ones(
+    client: httpx.AsyncClient, dataset: dict[str, Any], part: str, value: Any, message: str
+) -> None:
+    answer = await client.post("/jobs", json=spec_for(dataset) | {part: value})
+
+    error = answer.json()["error"]
+    assert answer.status_code == 422
+    assert error["message"] == f"{part}.type: {message}"
+    assert error["param"] == f"{part}.type"

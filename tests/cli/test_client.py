@@ -75,6 +75,17 @@ def test_an_error_keeps_its_words_and_its_problems(
     )
 
 
+def test_several_problems_are_not_told_twice(client_of: Callable[[Answer], Client]) -> None:
+    problems = [{"line": n, "field": "text", "message": "is empty"} for n in (3, 4)]
+    body = envelope(message="line 3, text: is empty (and 1 more)", problems=problems)
+    client = client_of(lambda handler: send(handler, 422, body))
+
+    with pytest.raises(CommandFailed, match=r"^2 problems:$") as failure:
+        client.get("/datasets")
+
+    assert failure.value.details == ("line 3, text: is empty", "line 4, text: is empty")
+
+
 def test_a_server_that_is_not_luthier_is_not_believed(
     client_of: Callable[[Answer], Client],
 ) -> None:

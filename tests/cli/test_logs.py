@@ -1,5 +1,6 @@
 """Log events and log files: what a line looks like, and that none gets lost on the way."""
 
+import asyncio
 import json
 import logging
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from cli import logfile
+from cli import logfile, look
 from cli.logfile import LogFile
 from cli.logs import configure_logging, line_of, parse
 from cli.look import CROSS
@@ -113,3 +114,42 @@ def test_last_words_are_the_verdict_or_what_was_no_event(tmp_path: Path) -> None
 
     assert without_verdict == ["Traceback:", "  ValueError: no"]
     assert log.last_words() == ["The port is taken."]
+
+
+@pytest.mark.usefixtures("_as_it_was")
+def test_a_stream_that_is_cut_at_the_end_is_no_news(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("json", "api")
+    uvicorn = logging.getLogger("uvicorn.error")
+    uvicorn.error("Cancel %s running task(s), timeout graceful shutdown exceeded", 1)
+    try:
+        raise asyncio.CancelledError
+    except asyncio.CancelledError:
+        uvicorn.exception("Exception in ASGI application")
+    assert capsys.readouterr().err == ""
+
+    try:
+        raise RuntimeError("broken")
+    except RuntimeError:
+        uvicorn.exception("Exception in ASGI application")
+    assert "RuntimeError: broken" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "found", "said"),
+    [
+        (".venv/bin/luthier", None, ".venv/bin/luthier key list"),
+        (".venv/bin/luthier", "/usr/bin/luthier", "luthier key list"),
+        ("cli/main.py", None, "luthier key list"),
+    ],
+)
+def test_commands_to_copy_start_the_program_that_was_started(
+    monkeypatch: pytest.MonkeyPatch,
+    typed: str,
+    found: str | None,
+    said: str,
+) -> None:
+    monkeypatch.setattr("sys.argv", [typed])
+    monkeypatch.setattr("shutil.which", lambda _: found)
+    with look.out.capture() as captured:
+        look.commands(["luthier key list", "export A=luthier"])
+    assert captured.get().split("\n")[:2] == [f"    {said}", "    export A=luthier"]

@@ -19,3 +19,9 @@ def test_modules_that_could_not_be_trained_or_served_are_refused(
     with pytest.raises(TrainingFailed, match=r"`peft\.target_modules`") as refused:
         add_peft(base, LoraPeft(target_modules=(module,)))
     assert refused.value.code == "peft_invalid"
+
+
+def test_a_refusal_names_the_modules_that_can_be_trained(tmp_path: Path) -> None:
+    base = load_base(make_base(tmp_path))
+    with pytest.raises(TrainingFailed, match='"all-linear" or to some of: down_proj, gate_proj'):
+        add_peft(base, LoraPeft(target_modules=("c_attn",)))
