@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from adapters.errors import AdapterError
+from adapters.tensors import base_shapes
 from engine.bases import BaseCatalogue, BaseModel, BaseNotAllowed, BaseUnusable, context_length
 from engine.spec import ROWS_OF_METHOD, LoraPeft
 from jobs.errors import SpecInvalid, SpecProblem
@@ -23,6 +25,7 @@ def admit(
         problems.append(SpecProblem("base_model", "base_model_unusable", str(error)))
     if base is not None:
         problems += _of_length(spec, base)
+        problems += _of_modules(spec, base)
     if problems or base is None:
         raise SpecInvalid(problems)
     return base
@@ -59,3 +62,23 @@ def _of_length(spec: JobSpec, base: BaseModel) -> Iterator[SpecProblem]:
             f"{base.name} reads at most {longest} tokens; lower `method.max_length` from "
             f"{spec.method.max_length}.",
         )
+
+
+def _of_modules(spec: JobSpec, base: BaseModel) -> Iterator[SpecProblem]:
+    """Target modules that the base does not have, where its weights are here to be asked."""
+    if not isinstance(spec.peft, LoraPeft) or spec.peft.target_modules == "all-linear":
+        return
+    try:
+        shapes = base_shapes(base.path)
+    except (AdapterError, OSError):
+        return  # only its small files are on this machine: the worker will tell
+    modules = [name.removesuffix(".weight") for name, shape in shapes.items() if len(shape) == 2]
+    for target in spec.peft.target_modules:
+        if not any(module == target or module.endswith(f".{target}") for module in modules):
+            known = sorted({module.rsplit(".", 1)[-1] for module in modules})
+            yield SpecProblem(
+                "peft.target_modules",
+                "module_not_in_base",
+                f"{base.name} has no module {target!r}; name some of {', '.join(known)}, or use "
+                '"all-linear".',
+            )
