@@ -195,7 +195,8 @@ def serve(world: World, **options: Any) -> Iterator[httpx.Client]:
         device="cpu",
         **options,
     )
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", access_log=False))
+    config = uvicorn.Config(app, port=0, log_config=None, log_level="error", access_log=False)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
