@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -54,10 +55,17 @@ def flush(file: BinaryIO) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its parents, each of them durably."""
+    """Make a folder and its parents, each of them durably.
+
+    FileNotFoundError where another process removes one meanwhile.
+    """
     if not folder.is_dir():
         make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            if not stat.S_ISDIR(folder.stat().st_mode):  # one look: a delete may be beside us
+                raise
         fsync_directory(folder.parent)
 
 
