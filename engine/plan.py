@@ -10,7 +10,11 @@ from engine.spec import Method, Peft, Spec
 
 
 class TrainPlan(Spec):
-    """Everything a child needs, as local paths and plain values."""
+    """Everything a child needs, as local paths and plain values.
+
+    `init_from` is the folder of the adapter that training starts from, `reward_from` that of the
+    reward adapter that scores what the policy says.
+    """
 
     base_name: str
     base_path: Path
@@ -24,6 +28,8 @@ class TrainPlan(Spec):
     work_dir: Path
     resume_from: Path | None
     threads: int
+    init_from: Path | None = None
+    reward_from: Path | None = None
 
 
 class Probe(Spec):
