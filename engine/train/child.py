@@ -14,11 +14,17 @@ from transformers.utils import logging as transformers_logging
 
 from engine.errors import EngineError
 from engine.plan import Failed, Finished, Stopped, TrainPlan
-from engine.train import sft
+from engine.train import dpo, kto, orpo, reward, sft
 from engine.train.errors import StopRequested, TrainingFailed
 from engine.train.link import Link
 
-METHODS: dict[str, Callable[[TrainPlan, Link], Finished]] = {"sft": sft.train}
+METHODS: dict[str, Callable[[TrainPlan, Link], Finished]] = {
+    "sft": sft.train,
+    "reward": reward.train,
+    "dpo": dpo.train,
+    "orpo": orpo.train,
+    "kto": kto.train,
+}
 
 
 def main(connection: Connection, plan_json: str) -> None:

@@ -8,19 +8,27 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from engine.plan import Saved, Stepped
+from engine.plan import Evaluated, Saved, Stepped
 from engine.train.errors import StopRequested, TrainingFailed
 from engine.train.link import Link
 
+_SPEEDS = ("_runtime", "_per_second")  # of an evaluation: nothing that a client asked for
+
 
 class Watch(TrainerCallback):
-    """Reports every step and checkpoint; `asked` is the directive that ended the loop, if any."""
+    """Reports every step, evaluation and checkpoint.
+
+    `asked` is the directive that ended the loop, if any; `evaluated` what the last evaluation
+    found, after `evaluated_step` steps.
+    """
 
     def __init__(self, link: Link) -> None:
         self._link = link
         self._metrics: dict[str, float] = {}
         self._tokens_before = 0.0
         self.asked: str | None = None
+        self.evaluated: dict[str, float] = {}
+        self.evaluated_step = -1
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -52,6 +60,8 @@ class Watch(TrainerCallback):
             logs["num_tokens"] += self._tokens_before
             state.log_history[-1]["num_tokens"] = logs["num_tokens"]
         numbers = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
+        if "eval_loss" in numbers:
+            self._note_evaluation(numbers, state.global_step)
         if "loss" not in numbers:  # the summary at the end
             return
         bad = sorted(k for k in ("loss", "grad_norm") if not math.isfinite(numbers.get(k, 0.0)))
@@ -66,6 +76,12 @@ class Watch(TrainerCallback):
         self._metrics = numbers
         step, total = state.global_step, state.max_steps
         self._link.send(Stepped(step=step, total_steps=total, epoch=epoch, metrics=numbers))
+
+    def _note_evaluation(self, numbers: dict[str, float], step: int) -> None:
+        kept = {k: v for k, v in numbers.items() if k.startswith("eval_") and math.isfinite(v)}
+        self.evaluated = {k: v for k, v in kept.items() if not k.endswith(_SPEEDS)}
+        self.evaluated_step = step
+        self._link.send(Evaluated(step=step, metrics=self.evaluated))
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
