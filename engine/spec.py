@@ -188,7 +188,8 @@ class GrpoMethod(Online):
     """Group-relative policy optimization (Shao et al. 2024, https://arxiv.org/abs/2402.03300).
 
     Each prompt is answered `num_generations` times, and an answer's advantage is its reward against
-    those of its group. `beta` weighs the KL to the starting policy.
+    those of its group. `beta` weighs the KL to the starting policy, which here is a mean over
+    tokens, by the paper's estimator (equation 4).
     """
 
     type: Literal["grpo"] = "grpo"

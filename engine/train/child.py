@@ -14,14 +14,16 @@ from transformers.utils import logging as transformers_logging
 
 from engine.errors import EngineError
 from engine.plan import Failed, Finished, Stopped, TrainPlan
-from engine.train import dpo, kto, orpo, reward, sft
+from engine.train import dpo, grpo, kto, orpo, ppo, reward, sft
 from engine.train.errors import StopRequested, TrainingFailed
 from engine.train.link import Link
 
 METHODS: dict[str, Callable[[TrainPlan, Link], Finished]] = {
     "sft": sft.train,
     "reward": reward.train,
+    "ppo": ppo.train,
     "dpo": dpo.train,
+    "grpo": grpo.train,
     "orpo": orpo.train,
     "kto": kto.train,
 }

@@ -92,7 +92,8 @@ def export(model: Any, base_name: str, base_path: Path, folder: Path) -> None:
     LoRA: `adapter_config.json` and `adapter_model.safetensors`. Full: a model folder with its
     tokenizer. The same weights give the same bytes.
     """
-    model.save_pretrained(folder)
+    kept = {"selected_adapters": [model.active_adapter]} if isinstance(model, PeftModel) else {}
+    model.save_pretrained(folder, **kept)
     (folder / "README.md").unlink(missing_ok=True)
     if isinstance(model, PeftModel):
         _settle_config(folder / "adapter_config.json", base_name)

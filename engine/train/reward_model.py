@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from engine.train.errors import TrainingFailed
+from engine.train.switch import AdapterSwitch
 
 HEAD = "score.weight"
 
@@ -50,7 +51,7 @@ def scores(model: Any, sequences: Sequence[Sequence[int]]) -> list[float]:
     return rewards
 
 
-def add_reward_adapter(model: Any, folder: Path, name: str) -> Tensor:
+def add_reward_adapter(switch: AdapterSwitch, folder: Path, name: str) -> Tensor:
     """Put a reward adapter's LoRA on a causal model beside its others; its head, [1, hidden].
 
     Raises TrainingFailed where it is not a LoRA, which alone can share the base's weights.
@@ -59,14 +60,15 @@ def add_reward_adapter(model: Any, folder: Path, name: str) -> Tensor:
     if not isinstance(config, LoraConfig):
         text = "The reward model is not a LoRA, so it cannot share the base with the policy."
         raise TrainingFailed("reward_model_unusable", text)
+    config.base_model_name_or_path = switch.model.active_peft_config.base_model_name_or_path
     config.task_type, config.modules_to_save, config.inference_mode = "CAUSAL_LM", None, True
     weights = load_peft_weights(str(folder), device="cpu")
     heads = [key for key in weights if key.endswith(HEAD)]
     if len(heads) != 1:
         raise TrainingFailed("reward_model_unusable", "The reward model has no scalar head.")
     head: Tensor = weights.pop(heads[0])
-    model.add_adapter(name, config)
-    found = set_peft_model_state_dict(model, weights, adapter_name=name)
+    switch.add(name, config, trained=False)
+    found = set_peft_model_state_dict(switch.model, weights, adapter_name=name)
     if found.unexpected_keys:
         text = f"The reward model does not fit the base: {', '.join(found.unexpected_keys[:3])}."
         raise TrainingFailed("reward_model_unusable", text)

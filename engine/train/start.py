@@ -47,7 +47,10 @@ def _continued(plan: TrainPlan, base: Any) -> Any:
     assert plan.init_from is not None
     if plan.peft.type == "full":
         return load_base(plan.init_from)
-    return PeftModel.from_pretrained(base, plan.init_from, is_trainable=True)
+    model = PeftModel.from_pretrained(base, plan.init_from, is_trainable=True)
+    # Its config has the client's name of the base, which peft would ask a hub about.
+    model.active_peft_config.base_model_name_or_path = str(plan.base_path)
+    return model
 
 
 def tell(link: Link, data: Tokenized[Any], max_length: int) -> None:

@@ -27,34 +27,33 @@ T = TypeVar("T")
 def arguments(config: type[A], plan: TrainPlan, method: Training, **own: Any) -> A:
     """What every trainer is told, and what this one is told besides."""
     gpu = torch.cuda.is_available()
-    made: A = config(
-        output_dir=str(plan.work_dir / "checkpoints"),
-        seed=plan.seed,
-        data_seed=plan.seed,
-        num_train_epochs=method.num_train_epochs,
-        max_steps=method.max_steps or -1,
-        learning_rate=method.learning_rate,
-        lr_scheduler_type=method.lr_scheduler_type,
-        warmup_steps=method.warmup_ratio,  # a float below 1 is a share of all steps
-        per_device_train_batch_size=method.per_device_batch_size,
-        per_device_eval_batch_size=method.per_device_batch_size,
-        gradient_accumulation_steps=method.gradient_accumulation_steps,
-        weight_decay=method.weight_decay,
-        max_grad_norm=method.max_grad_norm,
-        activation_checkpointing=method.gradient_checkpointing,
-        bf16=gpu,
-        use_cpu=not gpu,
-        logging_steps=1,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,  # a diverged run must show its NaN, not a loss of 0
-        save_strategy="steps",
-        save_steps=plan.checkpoint_every,
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=gpu,
-        **_evaluation(method),
-        **own,
-    )
+    common: dict[str, Any] = {
+        "output_dir": str(plan.work_dir / "checkpoints"),
+        "seed": plan.seed,
+        "data_seed": plan.seed,
+        "num_train_epochs": method.num_train_epochs,
+        "max_steps": method.max_steps or -1,
+        "learning_rate": method.learning_rate,
+        "lr_scheduler_type": method.lr_scheduler_type,
+        "warmup_steps": method.warmup_ratio,  # a float below 1 is a share of all steps
+        "per_device_train_batch_size": method.per_device_batch_size,
+        "per_device_eval_batch_size": method.per_device_batch_size,
+        "gradient_accumulation_steps": method.gradient_accumulation_steps,
+        "weight_decay": method.weight_decay,
+        "max_grad_norm": method.max_grad_norm,
+        "activation_checkpointing": method.gradient_checkpointing,
+        "bf16": gpu,
+        "use_cpu": not gpu,
+        "logging_steps": 1,
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,  # a diverged run must show its NaN, not a loss of 0
+        "save_strategy": "steps",
+        "save_steps": plan.checkpoint_every,
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": gpu,
+    }
+    made: A = config(**(common | _evaluation(method) | own))
     return made
 
 
@@ -71,6 +70,21 @@ def _evaluation(method: Training) -> dict[str, Any]:
     }
 
 
+def draw_held_out(rows: int, plan: TrainPlan) -> set[int]:
+    """The places of the rows that are held out, the same for the same seed.
+
+    Raises TrainingFailed where either side would be empty.
+    """
+    wanted = round(rows * plan.method.validation_split)
+    if plan.method.validation_split and not 0 < wanted < rows:
+        raise TrainingFailed(
+            "nothing_to_hold_out",
+            f"`method.validation_split` of {rows} rows leaves no row on one side; change it, or "
+            "bring more rows.",
+        )
+    return set(random.Random(plan.seed).sample(range(rows), wanted))
+
+
 class Learned(Protocol):
     """What is learned from: an example, a pair, a rated answer."""
 
@@ -80,11 +94,15 @@ class Learned(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """Rows to learn from, and rows that are held out to look at."""
+    """Rows to learn from, and rows that are held out to look at.
+
+    `passes` is how often `train` has each row: 1, unless it is written out for the whole run.
+    """
 
     train: Dataset
     held_out: Dataset | None
     trained_tokens: int
+    passes: float = 1.0
 
 
 def split_rows(
@@ -94,16 +112,9 @@ def split_rows(
 
     Raises TrainingFailed where either side would be empty.
     """
-    wanted = round(len(examples) * plan.method.validation_split)
-    drawn = set(random.Random(plan.seed).sample(range(len(examples)), wanted))
+    drawn = draw_held_out(len(examples), plan)
     train = [example for i, example in enumerate(examples) if i not in drawn]
     held_out = [examples[i] for i in sorted(drawn)]
-    if plan.method.validation_split and not (train and held_out):
-        raise TrainingFailed(
-            "nothing_to_hold_out",
-            f"`method.validation_split` of {len(examples)} rows leaves no row on one side; "
-            "change it, or bring more rows.",
-        )
     return Split(
         Dataset.from_dict(columns(train)),
         Dataset.from_dict(columns(held_out)) if held_out else None,
@@ -134,7 +145,8 @@ def run(plan: TrainPlan, link: Link, trainer: Any, split: Split) -> Outcome:
 
     Raises StopRequested and TrainingFailed.
     """
-    method, watch = plan.method, Watch(link)
+    method = plan.method
+    watch = Watch(link, passes=split.passes, stride=getattr(method, "num_iterations", 1))
     trainer.add_callback(watch)
     trainer.remove_callback(PrinterCallback)  # the runner tells the client, nobody reads stdout
     if isinstance(method, Offline) and method.early_stopping_patience:
@@ -160,9 +172,10 @@ def _started(plan: TrainPlan, trainer: Any, split: Split) -> Started:
     method, rows = plan.method, len(split.train)
     batch = method.per_device_batch_size * method.gradient_accumulation_steps
     steps_per_epoch = max(1, math.ceil(rows / batch))
+    wanted = trainer.args.max_steps
     return Started(
-        total_steps=method.max_steps or math.ceil(steps_per_epoch * method.num_train_epochs),
-        rows=rows,
+        total_steps=wanted if wanted > 0 else math.ceil(steps_per_epoch * method.num_train_epochs),
+        rows=round(rows / split.passes),
         trained_tokens=split.trained_tokens,
         trainable_parameters=trainable_parameters(trainer.model),
         resumed_step=int(plan.resume_from.name.rsplit("-", 1)[-1]) if plan.resume_from else 0,

@@ -19,11 +19,13 @@ class Watch(TrainerCallback):
     """Reports every step, evaluation and checkpoint.
 
     `asked` is the directive that ended the loop, if any; `evaluated` what the last evaluation
-    found, after `evaluated_step` steps.
+    found, after `evaluated_step` steps. `passes` is how many epochs one of the trainer's is; only
+    after a multiple of `stride` steps can a run go on as if it had not been stopped.
     """
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, link: Link, *, passes: float = 1.0, stride: int = 1) -> None:
+        self._link, self._passes, self._stride = link, passes, stride
+        self._save_due = False
         self._metrics: dict[str, float] = {}
         self._tokens_before = 0.0
         self.asked: str | None = None
@@ -34,7 +36,8 @@ class Watch(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         counts = [entry["num_tokens"] for entry in state.log_history if "num_tokens" in entry]
-        self._tokens_before = counts[-1] if counts else 0.0
+        starts_anew = not state.num_input_tokens_seen  # a trainer that counts there goes on
+        self._tokens_before = counts[-1] if counts and starts_anew else 0.0
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -43,9 +46,14 @@ class Watch(TrainerCallback):
             raise StopRequested("cancel")
         if state.global_step >= state.max_steps:
             control.should_save = False  # the adapter comes next, and is worth more
-        elif self._link.directive == "pause":
+            return
+        pause = self._link.directive == "pause"
+        self._save_due |= control.should_save or pause
+        control.should_save = self._save_due and state.global_step % self._stride == 0
+        if control.should_save:
+            self._save_due = False
+        if control.should_save and pause:
             self.asked = "pause"
-            control.should_save = True
             control.should_training_stop = True
 
     def on_log(
@@ -56,7 +64,7 @@ class Watch(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        if logs and "num_tokens" in logs:  # the trainer counts anew where a run was resumed
+        if logs and "num_tokens" in logs:  # most trainers count anew where a run was resumed
             logs["num_tokens"] += self._tokens_before
             state.log_history[-1]["num_tokens"] = logs["num_tokens"]
         numbers = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
@@ -71,7 +79,7 @@ class Watch(TrainerCallback):
                 f"{bad[0]} is {numbers[bad[0]]} at step {state.global_step}; "
                 "lower `method.learning_rate`, or raise `method.warmup_ratio`.",
             )
-        epoch = numbers.pop("epoch", state.epoch or 0.0)
+        epoch = numbers.pop("epoch", state.epoch or 0.0) * self._passes
         numbers = {name: value for name, value in numbers.items() if math.isfinite(value)}
         self._metrics = numbers
         step, total = state.global_step, state.max_steps
