@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from engine.graders.limits import MAX_TURNS
 from engine.graders.templates import Template
 from engine.rows import Message
 from engine.spec import Spec
@@ -23,6 +24,16 @@ class Turn(Spec):
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[Template, BeforeValidator(_plain)]
+
+
+def _some(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    # Not min_length, which counts the sound ones and so complains twice of a bad one.
+    if not turns:
+        raise ValueError("there is no message; give at least one")
+    return turns
+
+
+Turns = Annotated[tuple[Turn, ...], Field(max_length=MAX_TURNS), AfterValidator(_some)]
 
 
 class Sampling(Spec):

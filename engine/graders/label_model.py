@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from engine.graders.grade import Grade, GraderProblem, GradingFault, verdict
-from engine.graders.judge import Question, Sampling, Turn
-from engine.graders.limits import MAX_LABELS, MAX_TURNS
+from engine.graders.judge import Question, Sampling, Turns
+from engine.graders.limits import MAX_LABELS
 from engine.graders.questions import label_in, question, turn_problems
 from engine.graders.scene import GraderSpec, Scene
 
@@ -20,7 +20,7 @@ class LabelModel(GraderSpec):
 
     type: Literal["label_model"] = "label_model"
     model: str = Field(min_length=1, max_length=256)
-    input: Annotated[tuple[Turn, ...], Field(min_length=1, max_length=MAX_TURNS)]
+    input: Turns
     labels: Labels
     passing_labels: Labels
     sampling_params: Sampling = Sampling()

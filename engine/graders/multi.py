@@ -28,13 +28,15 @@ class Multi(GraderSpec):
     """
 
     type: Literal["multi"] = "multi"
-    graders: Annotated[dict[PartName, "Grader"], Field(min_length=1, max_length=MAX_GRADERS)]
+    graders: Annotated[dict[PartName, "Grader"], Field(max_length=MAX_GRADERS)]
     calculate_output: str | None = Field(None, min_length=1, max_length=MAX_FORMULA)
     weights: dict[PartName, Weight] | None = None
     pass_threshold: float | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> "Multi":
+        if not self.graders:
+            raise ValueError("`graders` is empty; give at least one")
         if (self.calculate_output is None) == (self.weights is None):
             raise ValueError("give exactly one of `calculate_output` and `weights`")
         if (depth := _depth(self)) > MAX_DEPTH:

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from engine.graders.grade import Grade, GraderProblem, GradingFault, measured
-from engine.graders.judge import Question, Sampling, Turn
-from engine.graders.limits import MAX_SCORE, MAX_TURNS
+from engine.graders.judge import Question, Sampling, Turns
+from engine.graders.limits import MAX_SCORE
 from engine.graders.questions import number_in, question, turn_problems
 from engine.graders.scene import GraderSpec, Scene
 
@@ -27,7 +27,7 @@ class ScoreModel(GraderSpec):
 
     type: Literal["score_model"] = "score_model"
     model: str = Field(min_length=1, max_length=256)
-    input: Annotated[tuple[Turn, ...], Field(min_length=1, max_length=MAX_TURNS)]
+    input: Turns
     range: tuple[Bound, Bound] | None = None
     sampling_params: Sampling = Sampling()
     pass_threshold: float | None = None

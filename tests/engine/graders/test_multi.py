@@ -213,7 +213,7 @@ def four_times_nine() -> dict[str, Any]:
         (nested(120), "nested"),
         ({"type": "multi", "graders": PARTS}, "exactly one of"),
         (nested(1) | {"weights": {"a": 1}}, "exactly one of"),
-        (nested(1) | {"graders": {}}, "at least 1 item"),
+        (nested(1) | {"graders": {}}, "give at least one"),
         (nested(1) | {"graders": {f"a{i}": SHORT for i in range(33)}}, "at most 32"),
         (four_times_nine(), "36 graders are above 32"),
         (nested(1) | {"graders": {"a b": SHORT}}, "match pattern"),
