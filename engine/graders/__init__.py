@@ -4,7 +4,7 @@ No code from outside runs here: templates are looked up, patterns are automata, 
 arithmetic, and everything is bounded (limits.py).
 """
 
-from engine.graders.grade import Fault, FaultKind, Grade, GraderProblem, GradingFault
+from engine.graders.grades import Fault, FaultKind, Grade, GraderProblem, GradingFault
 from engine.graders.grading import check, grade, questions
 from engine.graders.judge import Answers, Judge, Question, Sampling, Turn, Verdict
 from engine.graders.sample import Sample

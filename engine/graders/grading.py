@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from engine.graders.grade import Grade, GraderProblem
+from engine.graders.grades import Grade, GraderProblem
 from engine.graders.judge import Judge, Question
 from engine.graders.sample import Sample
 from engine.graders.scene import Scene, asked, graded

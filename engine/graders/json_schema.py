@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from engine.graders import schemas
-from engine.graders.grade import Grade, GraderProblem, verdict
+from engine.graders.grades import Grade, GraderProblem, verdict
 from engine.graders.sample import strict_json
 from engine.graders.scene import GraderSpec, Scene
 from engine.graders.templates import OUTPUT, Template, problems_of

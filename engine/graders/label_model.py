@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from engine.graders.grade import Grade, GraderProblem, GradingFault, verdict
+from engine.graders.asking import label_in, question, turn_problems
+from engine.graders.grades import Grade, GraderProblem, GradingFault, verdict
 from engine.graders.judge import Question, Sampling, Turns
 from engine.graders.limits import MAX_LABELS
-from engine.graders.questions import label_in, question, turn_problems
 from engine.graders.scene import GraderSpec, Scene
 
 Label = Annotated[str, Field(min_length=1, max_length=128)]

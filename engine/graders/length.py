@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from engine.graders.grade import Grade, GraderProblem, verdict
+from engine.graders.grades import Grade, GraderProblem, verdict
 from engine.graders.scene import GraderSpec, Scene
 from engine.graders.templates import OUTPUT, Template, problems_of
 

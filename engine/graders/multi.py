@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from engine.graders.formula import evaluate, names_in
-from engine.graders.grade import Fault, Grade, GraderProblem, measured
+from engine.graders.grades import Fault, Grade, GraderProblem, measured
 from engine.graders.judge import Question
 from engine.graders.limits import MAX_DEPTH, MAX_FORMULA, MAX_GRADERS, MAX_QUESTIONS
 from engine.graders.scene import GraderSpec, Scene, asked, graded
@@ -73,9 +73,8 @@ class Multi(GraderSpec):
             for name, grade in grades.items()
             for inner, score in grade.sub_scores.items()
         }
-        return measured(score, self.pass_threshold).model_copy(
-            update={"sub_scores": subs, "faults": tuple(faults)}
-        )
+        told = {"sub_scores": subs, "faults": tuple(faults)}
+        return measured(score, None if faults else self.pass_threshold).model_copy(update=told)
 
     def _combined(self, scores: dict[str, float]) -> float:
         if self.calculate_output is not None:

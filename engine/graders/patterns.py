@@ -11,7 +11,7 @@ from typing import Any
 
 import re2
 
-from engine.graders.grade import GradingFault
+from engine.graders.grades import GradingFault
 from engine.graders.limits import MAX_GROUPS, MAX_PATTERN, MAX_PROGRAM, MAX_STEPS, PATTERN_BYTES
 
 _HINT = "patterns are RE2's, without look-around and back-references"

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from engine.graders import patterns
-from engine.graders.grade import Grade, GraderProblem, GradingFault, verdict
+from engine.graders.grades import Grade, GraderProblem, GradingFault, verdict
 from engine.graders.limits import MAX_PATTERN
 from engine.graders.scene import GraderSpec, Scene
 from engine.graders.templates import OUTPUT, Template, problems_of

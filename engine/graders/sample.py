@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from engine.graders.grade import GradingFault
+from engine.graders.grades import GradingFault
 from engine.spec import Spec
 
 

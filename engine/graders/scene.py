@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from engine.graders.grade import Fault, Grade, GraderProblem, GradingFault
+from engine.graders.grades import Fault, Grade, GraderProblem, GradingFault
 from engine.graders.judge import Judge, Question, Verdict
 from engine.graders.sample import Sample
 from engine.graders.templates import render

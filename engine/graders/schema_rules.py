@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 
 from engine.graders import patterns
-from engine.graders.grade import GradingFault
+from engine.graders.grades import GradingFault
 from engine.graders.limits import MAX_SCHEMA_STEPS
 
 Rule = Callable[[Any, Any, Any, Any], Any]

@@ -11,7 +11,7 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
 from engine.graders import patterns
-from engine.graders.grade import GradingFault
+from engine.graders.grades import GradingFault
 from engine.graders.limits import MAX_SCHEMA, MAX_SCHEMA_DEPTH, MAX_SUBSCHEMAS
 from engine.graders.schema_rules import REFUSED, OfSchemas, OfValues, budget
 
@@ -36,7 +36,7 @@ def satisfied(schema: dict[str, Any], value: Any) -> bool:
         validator = _validator(json.dumps(schema))
         with budget():
             return next(validator.iter_errors(value), None) is None
-    except (RecursionError, OverflowError, Unresolvable) as error:
+    except (RecursionError, OverflowError, ValueError, Unresolvable) as error:
         text = f"The schema cannot be applied to this text ({type(error).__name__})."
         raise GradingFault("other_error", text) from None
 
@@ -93,7 +93,8 @@ def _in_part(
         try:
             patterns.compiled(pattern)
         except ValueError as error:
-            yield at("pattern" if own and pattern == own[0] else "patternProperties"), f"{error}."
+            place = "pattern" if own and pattern == own[0] else "patternProperties"
+            yield at(place), f"This is no pattern: {error}."
 
 
 def _subschemas(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from engine.graders.grade import Grade, GraderProblem, GradingFault, measured
+from engine.graders.asking import number_in, question, turn_problems
+from engine.graders.grades import Grade, GraderProblem, GradingFault, measured
 from engine.graders.judge import Question, Sampling, Turns
 from engine.graders.limits import MAX_SCORE
-from engine.graders.questions import number_in, question, turn_problems
 from engine.graders.scene import GraderSpec, Scene
 
 JUDGED = (0.0, 1.0)

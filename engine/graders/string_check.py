@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from engine.graders.grade import Grade, GraderProblem, verdict
+from engine.graders.grades import Grade, GraderProblem, verdict
 from engine.graders.scene import GraderSpec, Scene
 from engine.graders.templates import Template, problems_of
 

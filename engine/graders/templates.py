@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from engine.graders.grade import GraderProblem, GradingFault
+from engine.graders.grades import GraderProblem, GradingFault
 from engine.graders.limits import MAX_REFERENCES, MAX_TEMPLATE, MAX_TEXT
 from engine.graders.sample import Sample
 

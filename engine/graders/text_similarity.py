@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from engine.graders.grade import Grade, GraderProblem, GradingFault, measured
+from engine.graders.grades import Grade, GraderProblem, GradingFault, measured
 from engine.graders.limits import MAX_COMPARED
 from engine.graders.scene import GraderSpec, Scene
 from engine.graders.similarity import METRICS, Metric

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -118,6 +118,7 @@ SCHEMAS = st.recursive(
 )
 
 
+@settings(max_examples=300, deadline=None)
 @given(schema=SCHEMAS, value=VALUES)
 def test_any_verdict_is_the_librarys(schema: dict[str, Any], value: Any) -> None:
     assert list(problems_in(schema)) == []

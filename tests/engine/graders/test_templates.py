@@ -1,10 +1,10 @@
 """Templates: paths into the item and the sample, and nothing else."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.graders.grade import GradingFault
+from engine.graders.grades import GradingFault
 from engine.graders.limits import MAX_REFERENCES, MAX_TEXT
 from engine.graders.sample import Sample
 from engine.graders.templates import problems_of, render
@@ -82,6 +82,7 @@ def test_a_sample_that_is_no_json_has_no_parts(text: str) -> None:
     assert told.value.kind == "sample_parse_error"
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_braces_in_a_value_are_text(text: str) -> None:
     tricky = f"{{{{ item.secret }}}}{text}"

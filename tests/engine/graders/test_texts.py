@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.graders import check
@@ -93,6 +93,7 @@ def test_likeness_is_what_other_implementations_measure(metric: Metric) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
+@settings(deadline=None)
 @given(text=st.text(max_size=40), other=st.text(max_size=40))
 def test_likeness_is_from_0_to_1_and_full_for_the_same(
     metric: Metric, text: str, other: str
@@ -102,6 +103,7 @@ def test_likeness_is_from_0_to_1_and_full_for_the_same(
     assert METRICS[metric](text, text) >= full - 1e-12
 
 
+@settings(deadline=None)
 @given(st.text("ab", max_size=12), st.text("abc", max_size=12))
 def test_the_common_subsequence_is_the_textbooks(ours: str, theirs: str) -> None:
     row = [0] * (len(theirs) + 1)

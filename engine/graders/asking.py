@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from engine.graders.grade import GraderProblem, GradingFault
+from engine.graders.grades import GraderProblem, GradingFault
 from engine.graders.judge import Question, Sampling, Turn
 from engine.graders.sample import strict_json
 from engine.graders.scene import Scene

@@ -38,7 +38,8 @@ class Grade(Spec):
     """A sample's score: finite, in the range that its grader documents.
 
     `sub_scores` has the parts of a multi grader by their names ("a", and "a.b" for a part of a
-    part). With a fault the score is the lowest of the range, 0 where there is no range.
+    part). A grader that cannot score a sample gives it the lowest of its range, 0 where there is
+    no range; with a fault in any part, nothing is passed or failed.
     """
 
     score: float
