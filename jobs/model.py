@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from engine.frozen import Spec
 from engine.rows import DatasetFormat, RowType
-from engine.spec import LoraPeft, Method, Peft, Spec
+from engine.spec import LoraPeft, Method, Peft
 
 
 class Status(StrEnum):
