@@ -3,6 +3,7 @@
 A crash, an out-of-memory kill or a segfault here ends this attempt and nothing else.
 """
 
+import resource
 import signal
 import traceback
 import warnings
@@ -39,7 +40,9 @@ def main(connection: Connection, plan_json: str) -> None:
     torch.set_num_threads(plan.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        link.send(METHODS[plan.method.type](plan, link))
+        finished = METHODS[plan.method.type](plan, link)
+        metrics = finished.metrics | {"peak_memory_bytes": peak_memory_bytes()}
+        link.send(finished.model_copy(update={"metrics": metrics}))
     except StopRequested as stop:
         link.send(Stopped(directive=stop.directive))
     except TrainingFailed as error:
@@ -48,6 +51,13 @@ def main(connection: Connection, plan_json: str) -> None:
         link.send(Failed(code="training_failed", message=str(error)))
     except Exception as error:  # the edge: a shortage, or a fault of ours or of a library
         link.send(_failure(error))
+
+
+def peak_memory_bytes() -> float:
+    """The most memory this process has held: of the GPU where there is one, else of the machine."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
 
 
 def _failure(error: Exception) -> Failed:

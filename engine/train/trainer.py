@@ -141,7 +141,7 @@ def fed(trainer: type[T]) -> type[T]:
 
 
 def run(plan: TrainPlan, link: Link, trainer: Any, split: Split) -> Outcome:
-    """Train to the end or to where the runner says stop, then look at what was held out.
+    """Train to the end or to where the runner says stop; look at what is held out before and after.
 
     Raises StopRequested and TrainingFailed.
     """
@@ -153,6 +153,8 @@ def run(plan: TrainPlan, link: Link, trainer: Any, split: Split) -> Outcome:
         trainer.add_callback(EarlyStoppingCallback(method.early_stopping_patience))
     link.send(_started(plan, trainer, split))
     begun = time.monotonic()
+    if split.held_out is not None and plan.resume_from is None:
+        trainer.evaluate()  # what there was before the first step
     resume_from = str(plan.resume_from) if plan.resume_from else None
     output = trainer.train(resume_from_checkpoint=resume_from)
     if watch.asked == "pause":
