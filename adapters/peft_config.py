@@ -14,9 +14,8 @@ CONFIG_NAME = "adapter_config.json"
 _MAX_CONFIG_BYTES = 1 << 20
 _MODULE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
-# Options that change what an adapter computes beyond W + scaling * B A, and the code of each.
+# Options that change what an adapter computes beyond LoRA, rsLoRA and DoRA, and the code of each.
 _UNSUPPORTED = {
-    "use_dora": "dora_unsupported",
     "modules_to_save": "modules_to_save_unsupported",
     "lora_bias": "lora_bias_unsupported",
     "layer_replication": "layer_replication_unsupported",
@@ -35,7 +34,7 @@ _PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal", "lora_ga_stable",
 
 
 class LoraConfigSummary(BaseModel):
-    """What an adapter's configuration and weights come to; the first five as in engine.spec."""
+    """What an adapter's configuration and weights come to; the first six as in engine.spec."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,6 +43,7 @@ class LoraConfigSummary(BaseModel):
     lora_dropout: float
     target_modules: Literal["all-linear"] | tuple[str, ...]
     use_rslora: bool
+    use_dora: bool
     rank_pattern: dict[str, int]
     alpha_pattern: dict[str, float]
     fan_in_fan_out: bool
@@ -80,6 +80,7 @@ def read_config(folder: Path, *, max_rank: int) -> LoraConfigSummary:
         lora_dropout=_number(config, "lora_dropout", 0),
         target_modules=_target_modules(config),
         use_rslora=config.get("use_rslora") is True,
+        use_dora=config.get("use_dora") is True,
         rank_pattern=_rank_pattern(config),
         alpha_pattern=_alpha_pattern(config),
         fan_in_fan_out=config.get("fan_in_fan_out") is True,

@@ -1,8 +1,8 @@
 """What to learn and how: the Method and Peft unions. Torch-free, for api and trainer alike."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from engine.rows import RowType
 
@@ -30,10 +30,27 @@ class SftMethod(Spec):
     gradient_checkpointing: bool = False
 
 
-class LoraPeft(Spec):
-    """LoRA (Hu et al. 2021, https://arxiv.org/abs/2106.09685): W + (lora_alpha / r) B A."""
+def _leaves_the_base(start: Any) -> Any:
+    if isinstance(start, str) and start.lower().startswith(_CHANGING_STARTS):
+        raise ValueError(
+            f"{start} changes the base's own weights or needs data of its own, so its result could "
+            'not be served on a base that others share; use true, "gaussian" or "orthogonal"'
+        )
+    return start
 
-    type: Literal["lora"] = "lora"
+
+_CHANGING_STARTS = ("pissa", "olora", "loftq", "corda", "mica", "eva", "lora_ga")
+
+# How A and B begin, always with B A = 0. True: A uniform (Kaiming), B zero. Gaussian: A normal, B
+# zero. Orthogonal: both at once, from the rows of one random rotation, which takes an even r.
+InitLoraWeights = Annotated[
+    Literal[True, "gaussian", "orthogonal"], BeforeValidator(_leaves_the_base)
+]
+
+
+class LowRank(Spec):
+    """What LoRA on a plain base and on a quantized one have in common."""
+
     r: int = Field(16, ge=1, le=4096)
     lora_alpha: float = Field(32.0, gt=0)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
@@ -41,10 +58,22 @@ class LoraPeft(Spec):
     use_rslora: bool = False
 
     @model_validator(mode="after")
-    def _names_modules(self) -> "LoraPeft":
+    def _names_modules(self) -> Self:
         if not self.target_modules:
             raise ValueError('target_modules is empty; name at least one, or use "all-linear"')
         return self
+
+
+class LoraPeft(LowRank):
+    """LoRA (Hu et al. 2021, https://arxiv.org/abs/2106.09685): W + (lora_alpha / r) B A.
+
+    use_dora: weight-decomposed (Liu et al. 2024, https://arxiv.org/abs/2402.09353, eq. 5), with a
+    trained length for each output: m * (W + s B A) / ||W + s B A||.
+    """
+
+    type: Literal["lora"] = "lora"
+    use_dora: bool = False
+    init_lora_weights: InitLoraWeights = True
 
 
 class FullPeft(Spec):

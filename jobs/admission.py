@@ -15,7 +15,11 @@ def admit(
     store: Store, bases: BaseCatalogue, tenant_id: str, spec: JobSpec, *, max_lora_rank: int
 ) -> BaseModel:
     """The base that the job will train. Raises SpecInvalid with every reason against the job."""
-    problems = [*_of_dataset(store, tenant_id, spec), *_of_rank(spec, max_lora_rank)]
+    problems = [
+        *_of_dataset(store, tenant_id, spec),
+        *_of_rank(spec, max_lora_rank),
+        *_of_start(spec),
+    ]
     base: BaseModel | None = None
     try:
         base = bases.find(spec.base_model)
@@ -50,6 +54,16 @@ def _of_rank(spec: JobSpec, max_lora_rank: int) -> Iterator[SpecProblem]:
             "peft.r",
             "rank_too_high",
             f"rank {spec.peft.r} is above this server's limit {max_lora_rank}; lower `peft.r`.",
+        )
+
+
+def _of_start(spec: JobSpec) -> Iterator[SpecProblem]:
+    peft = spec.peft
+    if isinstance(peft, LoraPeft) and peft.init_lora_weights == "orthogonal" and peft.r % 2:
+        yield SpecProblem(
+            "peft.r",
+            "rank_odd",
+            f"An orthogonal start needs an even rank; change `peft.r` from {peft.r}.",
         )
 
 

@@ -101,7 +101,7 @@ class Loader:
     def _served(self, name: str, found: Found) -> Served:
         folder, base = self._fetched(name), self._base.model
         if found.kind == "lora":
-            lora = load_lora(folder, base.linear_shapes, base.device)
+            lora = load_lora(folder, base.linear_shapes, base.device, base.linear_weight)
             return Served(name, base, lora, found.stop_token_ids)
         try:
             with self._one_model:

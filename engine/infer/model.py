@@ -25,6 +25,7 @@ class ServedModel:
         self._model = model
         self._switch = LoraSwitch(model)
         self.linear_shapes = self._switch.shapes
+        self.linear_weight = self._switch.weight_of
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])

@@ -72,6 +72,8 @@ def lora_config(peft: LoraPeft) -> LoraConfig:
         lora_dropout=peft.lora_dropout,
         target_modules="all-linear" if whole else list(peft.target_modules),
         use_rslora=peft.use_rslora,
+        use_dora=peft.use_dora,
+        init_lora_weights=peft.init_lora_weights,
     )
 
 

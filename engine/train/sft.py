@@ -35,9 +35,10 @@ def train(plan: TrainPlan, link: Link) -> Finished:
         link.send(Warned(message=message))
 
     set_seed(plan.seed)
-    model = add_peft(load_base(plan.base_path), plan.peft)
+    base = load_base(plan.base_path)
     probes = probing.choose(data.examples)
-    base_logprobs = probing.measure(model, probes)  # nothing is trained yet: this is the base
+    base_logprobs = probing.measure(base, probes)
+    model = add_peft(base, plan.peft)
 
     watch = Watch(link)
     trainer = SFTTrainer(

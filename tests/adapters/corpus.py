@@ -21,6 +21,7 @@ from tests.adapters.crafting import (
     RANK,
     Tensors,
     adapter,
+    dora,
     file_of,
     lora,
     name_of,
@@ -61,6 +62,7 @@ def _good() -> Iterator[tuple[str, str, bytes]]:
         ACCEPTED,
         tar(with_weights(safetensors(lora(dtype="F16")), use_rslora=True)),
     )
+    yield "good-dora.tar", ACCEPTED, tar(with_weights(safetensors(dora()), use_dora=True))
     folder = special("my-adapter", tarfile.DIRTYPE)
     inside = [(f"my-adapter/{name}", data) for name, data in files.items()]
     yield "good-in-a-folder.tar", ACCEPTED, tar_of(folder, *inside)
@@ -170,7 +172,7 @@ def _configs() -> Iterator[tuple[str, str, bytes]]:
         ("alpha-text", "config_malformed", {"lora_alpha": "32"}),
         ("targets-odd", "config_malformed", {"target_modules": ["../../x"]}),
         ("targets-other", "config_mismatch", {"target_modules": ["q_proj"]}),
-        ("dora", "dora_unsupported", {"use_dora": True}),
+        ("dora", "dora_magnitude_missing", {"use_dora": True}),
         ("bias", "lora_bias_unsupported", {"bias": "all"}),
         ("lora-bias", "lora_bias_unsupported", {"lora_bias": True}),
         ("modules-to-save", "modules_to_save_unsupported", {"modules_to_save": ["lm_head"]}),
@@ -242,6 +244,7 @@ def _with_hole(header: dict[str, dict[str, list[int]]], data: bytes, start: int 
 def _weights() -> Iterator[tuple[str, str, bytes]]:
     for name, code, tensors in _tensors():
         yield f"weights-{name}.tar", code, tar(with_weights(safetensors(tensors)))
+    yield from _dora()
     rank = RANK + 1
     yield "weights-rank-other.tar", "wrong_shape", tar(with_weights(safetensors(lora(rank))))
     wide = safetensors(lora(scale=2))
@@ -275,12 +278,28 @@ def _tensors() -> Iterator[tuple[str, str, Tensors]]:
     yield "name-other-half", "odd_tensor_name", {**good, a.replace("_A", "_C"): numbers((2, 8))}
     yield "name-unicode", "odd_tensor_name", {**good, name_of("model.ü", "A"): numbers((2, 8))}
     dora = {a.replace("lora_A.weight", "lora_magnitude_vector"): numbers((8,))}
-    yield "dora", "dora_unsupported", {**good, **dora}
+    yield "dora", "config_mismatch", {**good, **dora}
     embedding = "base_model.model.model.embed_tokens.lora_embedding_A"
     yield "embedding", "embedding_lora_unsupported", {**good, embedding: numbers((2, 16))}
     extra = "model.layers.7.self_attn.q_proj"
     pair = {name_of(extra, "A"): numbers((RANK, 8)), name_of(extra, "B"): numbers((8, RANK))}
     yield "layer-not-in-base", "module_not_in_base", {**good, **pair}
+
+
+def _dora() -> Iterator[tuple[str, str, bytes]]:
+    good = dora()
+    last = list(good)[-1]
+    dtype, shape, raw = good[last]
+    for name, code, tensors in (
+        ("long", "wrong_shape", {**good, last: numbers((shape[0] + 1,))}),
+        ("matrix", "wrong_shape", {**good, last: numbers((1, *shape))}),
+        ("one-missing", "dora_magnitude_missing", {n: t for n, t in good.items() if n != last}),
+        ("odd-module", "config_mismatch", {**good, "base_model.model.lm.lora_magnitude_vector":
+                                           numbers((8,))}),
+        ("nan", "nan_weights", {**good, last: (dtype, shape, raw[:-4] + b"\0\0\xc0\x7f")}),
+        ("weight", "odd_tensor_name", {**good, f"{last}.weight": good[last]}),
+    ):  # fmt: skip
+        yield f"dora-{name}.tar", code, tar(with_weights(safetensors(tensors), use_dora=True))
 
 
 def _spoilt(dtype: str, value: float) -> Tensors:

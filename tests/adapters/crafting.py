@@ -74,6 +74,16 @@ def lora(
     return tensors
 
 
+def dora() -> Tensors:
+    """The same, with a magnitude for each output."""
+    tensors = lora()
+    for name, (_, shape, _) in list(tensors.items()):
+        if name.endswith("lora_B.weight"):
+            magnitude = name.replace("lora_B.weight", "lora_magnitude_vector")
+            tensors[magnitude] = numbers((shape[0],))
+    return tensors
+
+
 def safetensors(tensors: Tensors) -> bytes:
     """A well-formed file."""
     header, data = {}, b""

@@ -50,6 +50,11 @@ def test_every_reason_is_told_at_once(house: House) -> None:
     }
 
 
+def test_an_orthogonal_start_takes_an_even_rank(house: House) -> None:
+    peft = LoraPeft(r=7, init_lora_weights="orthogonal")
+    assert problems(house, peft=peft) == {"peft.r": "rank_odd"}
+
+
 def test_a_base_that_is_not_on_the_list_is_refused(house: House) -> None:
     assert problems(house, base_model="../tiny") == {"base_model": "base_model_not_allowed"}
 

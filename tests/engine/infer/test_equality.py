@@ -31,6 +31,7 @@ def test_concurrent_requests_for_base_and_adapters_get_the_tokens_of_generate(
         BASE_NAME: None,
         "ad_four": world.add_lora("ad_four", r=4, seed=1),
         "ad_eight": world.add_lora("ad_eight", r=8, lora_alpha=3, seed=2),
+        "ad_dora": world.add_lora("ad_dora", r=8, use_dora=True, lora_alpha=3, seed=4),
         "ad_sixteen": world.add_lora("ad_sixteen", r=16, use_rslora=True, lora_alpha=5, seed=3),
     }
     prompts = [world.ids(text) for text in SENTENCES[:3]]
@@ -61,7 +62,9 @@ def test_concurrent_requests_for_base_and_adapters_get_the_tokens_of_generate(
     assert len({tuple(answer) for answer in answers[: len(folders)]}) == len(folders)
 
 
-@pytest.mark.parametrize("name", [BASE_NAME, "ad_rank4", "ad_rslora", "ad_part", "ad_full"])
+@pytest.mark.parametrize(
+    "name", [BASE_NAME, "ad_rank4", "ad_rslora", "ad_part", "ad_dora", "ad_full"]
+)
 def test_logprobs_of_prompt_and_answer_equal_those_of_the_trained_model(
     name: str, client: httpx.Client, world: World
 ) -> None:

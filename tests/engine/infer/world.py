@@ -156,6 +156,10 @@ class World:
         settings.setdefault("fan_in_fan_out", self.architecture == "gpt2")
         with _peft():
             model = get_peft_model(load(self.base), LoraConfig(task_type="CAUSAL_LM", **settings))
+        with torch.no_grad():  # DoRA's begin where they change nothing
+            for parameter_name, parameter in model.named_parameters():
+                if "magnitude" in parameter_name:
+                    parameter.mul_(torch.rand_like(parameter) + 0.5)
         model.save_pretrained(self.root / name)
         return self.describe(name, "lora", model if probes else None)
 

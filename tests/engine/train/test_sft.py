@@ -65,7 +65,9 @@ def bytes_of(finished: Finished) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    "peft", [LoraPeft(r=4, lora_dropout=0.3), FullPeft()], ids=["lora", "full"]
+    "peft",
+    [LoraPeft(r=4, lora_dropout=0.3), LoraPeft(r=4, use_dora=True), FullPeft()],
+    ids=["lora", "dora", "full"],
 )
 def test_a_run_resumed_from_any_checkpoint_is_the_run_that_was_not_stopped(
     base: Path, tmp_path: Path, peft: Peft
