@@ -7,22 +7,15 @@ unpickled or imported.
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from adapters.errors import AdapterInvalid
-from adapters.manifest import MANIFEST_NAME
+from adapters.files import TEXT_FILES, WEIGHTS_NAME, check_files
 from adapters.peft_config import CONFIG_NAME, LoraConfigSummary, check_rank, read_config
 from adapters.tensors import TensorInfo, check_finite, read_header, weight_files
 
-WEIGHTS_NAME = "adapter_model.safetensors"
-_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
-_TEXT_FILES = {
-    "README.md", "LICENSE", MANIFEST_NAME, "tokenizer.json", "tokenizer_config.json",
-    "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
-    "chat_template.jinja", "chat_template.json", "trainer_state.json",
-}  # fmt: skip
-_FULL_FILES = _TEXT_FILES | {
+_FULL_FILES = TEXT_FILES | {
     "config.json",
     "generation_config.json",
     "model.safetensors.index.json",
@@ -45,7 +38,7 @@ def validate_lora(folder: Path, base: Mapping[str, Shape], *, max_rank: int) -> 
 
     Cheap checks come first: the weights themselves are read only when all else is right.
     """
-    _check_files(folder, _TEXT_FILES | {CONFIG_NAME, WEIGHTS_NAME})
+    check_files(folder, TEXT_FILES | {CONFIG_NAME, WEIGHTS_NAME})
     config = read_config(folder, max_rank=max_rank)
     path = folder / WEIGHTS_NAME
     if not path.is_file():
@@ -63,7 +56,7 @@ def validate_lora(folder: Path, base: Mapping[str, Shape], *, max_rank: int) -> 
 def validate_full(folder: Path, base: Mapping[str, Shape]) -> None:
     """Check a whole fine-tuned model against the shapes of its base; AdapterInvalid."""
     shards = [path.name for path in folder.iterdir() if _SHARD.fullmatch(path.name)]
-    _check_files(folder, _FULL_FILES.union(shards))
+    check_files(folder, _FULL_FILES.union(shards))
     _check_model_config(folder / "config.json")
     paths = weight_files(folder)
     unnamed = sorted(set(shards) - {path.name for path in paths})
@@ -75,19 +68,6 @@ def validate_full(folder: Path, base: Mapping[str, Shape]) -> None:
     )
     for path, header in headers:
         check_finite(path, header)
-
-
-def _check_files(folder: Path, allowed: Iterable[str]) -> None:
-    for path in sorted(folder.iterdir()):
-        if path.is_symlink():
-            raise AdapterInvalid(
-                "link_in_archive", f"{path.name!r} is a link; send the file itself"
-            )
-        if path.suffix.lower() in _PICKLES:
-            text = f"{path.name!r} can hold code; send weights as safetensors and leave it out"
-            raise AdapterInvalid("pickle_in_archive", text)
-        if not path.is_file() or path.name not in allowed:
-            raise AdapterInvalid("unexpected_file", f"{path.name!r} is not part of an adapter")
 
 
 def _pairs(

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from engine.rows import DatasetFormat, RowType
-from engine.spec import Method, Peft, Spec
+from engine.spec import AdapterKind, Method, Peft, Spec
 
 
 class TrainPlan(Spec):
@@ -84,7 +84,7 @@ class Finished(Spec):
 
     type: Literal["finished"] = "finished"
     path: Path
-    kind: Literal["lora", "full"]
+    kind: AdapterKind
     training_s: float
     metrics: dict[str, float]
     probes: tuple[Probe, ...]

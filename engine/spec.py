@@ -6,6 +6,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from engine.rows import RowType
 
+# As many as anyone has found useful, several times over, and little enough to keep many resident.
+MAX_VIRTUAL_TOKENS = 1024
+
 
 class Spec(BaseModel):
     """A frozen model that refuses unknown fields."""
@@ -76,6 +79,35 @@ class LoraPeft(LowRank):
     init_lora_weights: InitLoraWeights = True
 
 
+class PromptTuningPeft(Spec):
+    """Prompt tuning (Lester et al. 2021, https://arxiv.org/abs/2104.08691): embeddings in front.
+
+    They begin as those of random tokens of the base's vocabulary, as those of a text (cut, or
+    repeated, to their number), or as normal noise.
+    """
+
+    type: Literal["prompt_tuning"] = "prompt_tuning"
+    num_virtual_tokens: int = Field(20, ge=1, le=MAX_VIRTUAL_TOKENS)
+    prompt_tuning_init: Literal["sample_vocab", "text", "random"] = "sample_vocab"
+    prompt_tuning_init_text: str | None = Field(None, min_length=1, max_length=10_000)
+
+    @model_validator(mode="after")
+    def _text_where_it_begins_so(self) -> Self:
+        if (self.prompt_tuning_init == "text") != (self.prompt_tuning_init_text is not None):
+            raise ValueError('prompt_tuning_init_text goes with prompt_tuning_init "text" alone')
+        return self
+
+
+class PrefixTuningPeft(Spec):
+    """Prefix tuning (Li & Liang 2021, https://arxiv.org/abs/2101.00190): in front, in every layer.
+
+    The keys and values of the virtual tokens are trained themselves, without a projection.
+    """
+
+    type: Literal["prefix_tuning"] = "prefix_tuning"
+    num_virtual_tokens: int = Field(20, ge=1, le=MAX_VIRTUAL_TOKENS)
+
+
 class FullPeft(Spec):
     """Full fine-tuning: every weight of the base is trained."""
 
@@ -83,7 +115,25 @@ class FullPeft(Spec):
 
 
 Method = Annotated[SftMethod, Field(discriminator="type")]
-Peft = Annotated[LoraPeft | FullPeft, Field(discriminator="type")]
+Peft = Annotated[
+    LoraPeft | PromptTuningPeft | PrefixTuningPeft | FullPeft, Field(discriminator="type")
+]
+
+# What the result of a kind of PEFT is to whoever serves it.
+AdapterKind = Literal["lora", "prompt_tuning", "prefix_tuning", "full"]
+KIND_OF_PEFT: dict[str, AdapterKind] = {
+    "lora": "lora",
+    "prompt_tuning": "prompt_tuning",
+    "prefix_tuning": "prefix_tuning",
+    "full": "full",
+}
+# The kind of PEFT that an adapter's own files show: of LoRA, they do not tell on which base.
+PEFT_OF_KIND: dict[AdapterKind, type[Spec]] = {
+    "lora": LoraPeft,
+    "prompt_tuning": PromptTuningPeft,
+    "prefix_tuning": PrefixTuningPeft,
+    "full": FullPeft,
+}
 
 # Which row type a method learns from.
 ROWS_OF_METHOD: dict[str, RowType] = {"sft": "conversation"}

@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 
 from adapters.errors import AdapterError
+from adapters.geometry import base_geometry
 from adapters.tensors import base_shapes
 from engine.bases import BaseCatalogue, BaseModel, BaseNotAllowed, BaseUnusable, context_length
-from engine.spec import ROWS_OF_METHOD, LoraPeft
+from engine.spec import ROWS_OF_METHOD, LoraPeft, PrefixTuningPeft, PromptTuningPeft
 from jobs.errors import SpecInvalid, SpecProblem
 from jobs.model import JobSpec
 from jobs.store import Store
+
+VIRTUAL = PromptTuningPeft | PrefixTuningPeft
 
 
 def admit(
@@ -19,6 +22,7 @@ def admit(
         *_of_dataset(store, tenant_id, spec),
         *_of_rank(spec, max_lora_rank),
         *_of_start(spec),
+        *_of_prefix(spec),
     ]
     base: BaseModel | None = None
     try:
@@ -30,6 +34,7 @@ def admit(
     if base is not None:
         problems += _of_length(spec, base)
         problems += _of_modules(spec, base)
+        problems += _of_layers(spec, base)
     if problems or base is None:
         raise SpecInvalid(problems)
     return base
@@ -69,12 +74,50 @@ def _of_start(spec: JobSpec) -> Iterator[SpecProblem]:
 
 def _of_length(spec: JobSpec, base: BaseModel) -> Iterator[SpecProblem]:
     longest = context_length(base.path)
-    if longest is not None and spec.method.max_length > longest:
+    if longest is None:
+        return
+    if spec.method.max_length > longest:
         yield SpecProblem(
             "method.max_length",
             "max_length_too_long",
             f"{base.name} reads at most {longest} tokens; lower `method.max_length` from "
             f"{spec.method.max_length}.",
+        )
+    elif isinstance(spec.peft, VIRTUAL):
+        count, rows = spec.peft.num_virtual_tokens, spec.method.max_length
+        if count + rows > longest:
+            yield SpecProblem(
+                "peft.num_virtual_tokens",
+                "too_many_virtual_tokens",
+                f"{base.name} reads {longest} tokens, fewer than {count} virtual ones and rows of "
+                f"{rows}; lower `peft.num_virtual_tokens` or `method.max_length`.",
+            )
+
+
+def _of_prefix(spec: JobSpec) -> Iterator[SpecProblem]:
+    if isinstance(spec.peft, PrefixTuningPeft) and spec.method.gradient_checkpointing:
+        yield SpecProblem(
+            "method.gradient_checkpointing",
+            "gradient_checkpointing_unsupported",
+            "prefix_tuning trains keys and values of the attention's cache, which gradient "
+            "checkpointing throws away; set `method.gradient_checkpointing` to false.",
+        )
+
+
+def _of_layers(spec: JobSpec, base: BaseModel) -> Iterator[SpecProblem]:
+    """A prefix for a base whose layers do not all take the same one."""
+    if not isinstance(spec.peft, PrefixTuningPeft):
+        return
+    try:
+        fits = base_geometry(base.path).attention is not None
+    except AdapterError:
+        fits = False
+    if not fits:
+        yield SpecProblem(
+            "peft.type",
+            "prefix_unsupported_by_base",
+            f"The layers of {base.name} do not all have keys and values of one shape, as a prefix "
+            "needs them; use prompt_tuning or lora.",
         )
 
 

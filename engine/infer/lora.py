@@ -1,6 +1,5 @@
 """LoRA on a model that is shared: every linear layer adds the delta of whoever is being served."""
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -9,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from engine.infer.dora import gain_of, lengthen
-from engine.infer.errors import AdapterRefused
+from engine.infer.peft_folder import CONFIG_NAME, read_config, read_tensors, refused
 
-CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
 _KEY = re.compile(
     r"base_model\.model\.(?P<module>.+)\.lora_(?P<part>[AB]\.weight|magnitude_vector)"
 )
@@ -106,18 +103,18 @@ def load_lora(
     `weight_of(name)` is the base's weight [out, in], which DoRA needs. Weights are kept in float32,
     as PEFT does, also on a bfloat16 base.
     """
-    config = _read_config(folder)
+    config = read_config(folder, "LORA", unsupported=_UNSUPPORTED)
     found: dict[str, dict[str, torch.Tensor]] = {}
-    for key, tensor in _tensors(folder / WEIGHTS_NAME):
+    for key, tensor in read_tensors(folder):
         match = _KEY.fullmatch(key)
         if match is None:
-            raise _refused(f"tensor {key!r} is no part of a linear layer's LoRA")
+            raise refused(f"tensor {key!r} is no part of a linear layer's LoRA")
         if match["module"] not in shapes:
-            raise _refused(f"{match['module']!r} is not a linear layer of the base model")
+            raise refused(f"{match['module']!r} is not a linear layer of the base model")
         part = match["part"].removesuffix(".weight")
         found.setdefault(match["module"], {})[part] = tensor.to(device, torch.float32)
     if not found:
-        raise _refused("it has no weights")
+        raise refused("it has no weights")
     pairs = {name: _pair(name, parts, shapes[name], config) for name, parts in found.items()}
     if not config.get("use_dora"):
         return LoraWeights(pairs)
@@ -129,29 +126,6 @@ def load_lora(
     return LoraWeights(scaled, gains)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / CONFIG_NAME).read_bytes())
-    except (OSError, ValueError) as error:
-        raise _refused(f"{CONFIG_NAME} cannot be read") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise _refused(f"{CONFIG_NAME} is not that of a LoRA adapter")
-    odd = [option for option in _UNSUPPORTED if config.get(option)]
-    if config.get("bias", "none") != "none":
-        odd.append("bias")
-    if odd:
-        raise _refused(f"this server does not serve LoRA with {', '.join(odd)}")
-    return config
-
-
-def _tensors(path: Path) -> list[tuple[str, torch.Tensor]]:
-    try:
-        with safe_open(path, "pt") as file:
-            return [(key, file.get_tensor(key)) for key in file.keys()]  # noqa: SIM118  # no dict
-    except (OSError, SafetensorError) as error:
-        raise _refused(f"{path.name} cannot be read: {error}") from error
-
-
 def _pair(
     name: str,
     parts: Mapping[str, torch.Tensor],
@@ -161,20 +135,20 @@ def _pair(
     expected = _DORA_PARTS if config.get("use_dora") else _PARTS
     if parts.keys() != expected:
         has, needs = (" and ".join(sorted(names)) for names in (parts, expected))
-        raise _refused(f"{name!r} has {has} where {needs} belong")
+        raise refused(f"{name!r} has {has} where {needs} belong")
     lora_a, lora_b = parts["A"], parts["B"]
     rank = lora_a.shape[0]
     if tuple(lora_a.shape) != (rank, shape[0]) or tuple(lora_b.shape) != (shape[1], rank):
-        raise _refused(
+        raise refused(
             f"{name!r} has A {list(lora_a.shape)} and B {list(lora_b.shape)}; "
             f"the base's layer is {shape[0]} to {shape[1]}"
         )
     magnitude = parts.get("magnitude_vector")
     if magnitude is not None and tuple(magnitude.shape) != (shape[1],):
-        raise _refused(f"{name!r} has {list(magnitude.shape)} magnitudes for {shape[1]} outputs")
+        raise refused(f"{name!r} has {list(magnitude.shape)} magnitudes for {shape[1]} outputs")
     scaled = lora_b * _scaling(name, rank, config)
     if not (lora_a.isfinite().all() and scaled.isfinite().all()):
-        raise _refused(f"{name!r} has weights that are not finite")
+        raise refused(f"{name!r} has weights that are not finite")
     return lora_a.contiguous(), scaled.contiguous()
 
 
@@ -183,16 +157,10 @@ def _scaling(name: str, rank: int, config: Mapping[str, Any]) -> float:
     alpha = config.get("lora_alpha", 8)
     for pattern, own in (config.get("alpha_pattern") or {}).items():
         if not _PLAIN_NAME.fullmatch(pattern):
-            raise _refused(f"alpha_pattern {pattern!r} is not the plain name of a layer")
+            raise refused(f"alpha_pattern {pattern!r} is not the plain name of a layer")
         if name == pattern or name.endswith("." + pattern):
             alpha = own
             break
     if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not rank:
-        raise _refused(f"{CONFIG_NAME} has no usable lora_alpha for {name!r}")
+        raise refused(f"{CONFIG_NAME} has no usable lora_alpha for {name!r}")
     return float(alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank)
-
-
-def _refused(why: str) -> AdapterRefused:
-    return AdapterRefused(
-        "adapter_invalid", f"The adapter cannot be served: {why}. Export it again with PEFT."
-    )

@@ -10,8 +10,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from engine.spec import FullPeft, LoraPeft, Peft
+from engine.spec import FullPeft, LoraPeft, Peft, PrefixTuningPeft, PromptTuningPeft
 from engine.train.errors import TrainingFailed
+from engine.train.virtual_tokens import add_virtual_tokens
 
 # Copied beside fully fine-tuned weights, so that the folder is a model of its own.
 TOKENIZER_FILES = (
@@ -36,9 +37,17 @@ def load_base(path: Path) -> PreTrainedModel:
 
 
 def add_peft(base: PreTrainedModel, peft: Peft) -> torch.nn.Module:
-    """The base with what is to be trained; seed torch before, since LoRA's A is random."""
-    if isinstance(peft, FullPeft):
-        return base
+    """The base with what is to be trained; seed torch before, since most kinds begin at random."""
+    match peft:
+        case FullPeft():
+            return base
+        case PromptTuningPeft() | PrefixTuningPeft():
+            return add_virtual_tokens(base, peft)
+        case LoraPeft():
+            return _add_lora(base, peft)
+
+
+def _add_lora(base: PreTrainedModel, peft: LoraPeft) -> torch.nn.Module:
     known = ", ".join(linear_names(base))
     try:
         model = get_peft_model(base, lora_config(peft))
@@ -84,8 +93,8 @@ def trainable_parameters(model: torch.nn.Module) -> int:
 def export(model: Any, base_name: str, base_path: Path, folder: Path) -> None:
     """Write the trained weights to `folder`, with nothing in them of this machine or this run.
 
-    LoRA: `adapter_config.json` and `adapter_model.safetensors`. Full: a model folder with its
-    tokenizer. The same weights give the same bytes.
+    Full: a model folder with its tokenizer. The other kinds: `adapter_config.json` and
+    `adapter_model.safetensors`. The same weights give the same bytes.
     """
     model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from engine.plan import Finished, Started, TrainPlan, Warned
 from engine.render import load_renderer
 from engine.rows import iter_rows
-from engine.spec import SftMethod
+from engine.spec import KIND_OF_PEFT, SftMethod
 from engine.train import probing
 from engine.train.errors import StopRequested, TrainingFailed
 from engine.train.examples import Tokenized, conversations
@@ -70,7 +70,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
         )
     return Finished(
         path=folder,
-        kind="full" if plan.peft.type == "full" else "lora",
+        kind=KIND_OF_PEFT[plan.peft.type],
         training_s=training_s,
         metrics={"train_loss": _mean_loss(trainer), "steps": output.global_step},
         probes=probing.combine(probes, base_logprobs, tuned_logprobs),

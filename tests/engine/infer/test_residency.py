@@ -68,7 +68,7 @@ def test_the_adapter_unused_for_longest_makes_room(world: World) -> None:
         for name in ("ad_rank4", "ad_rank8", "ad_rank4", "ad_part"):
             assert ask(client, name).status_code == 200
         assert resident(client) == {"ad_rank4", "ad_part"}
-        assert metric(client, 'luthier_inference_resident_adapters{kind="lora"}') == 2
+        assert metric(client, 'luthier_inference_resident_adapters{kind="adapter"}') == 2
         assert metric(client, "luthier_inference_adapter_evictions_total") == 1
         again = ask(client, "ad_rank8").json()
     with serve(world) as client:
@@ -164,7 +164,7 @@ def test_an_adapter_that_answers_otherwise_than_in_training_is_refused(own_world
         assert ask(client, "ad_x").text == response.text
         assert len(own_world.fetched) == fetched  # not tried again for a while
         assert resident(client) == set()
-        assert metric(client, 'luthier_inference_resident_adapters{kind="lora"}') == 0
+        assert metric(client, 'luthier_inference_resident_adapters{kind="adapter"}') == 0
     with serve(own_world, probe_tolerance=0.05) as client:
         assert ask(client, "ad_x").status_code == 200
 

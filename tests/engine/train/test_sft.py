@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from engine.plan import Finished, Saved, Stepped, TrainPlan
-from engine.spec import FullPeft, LoraPeft, Peft, SftMethod
+from engine.spec import (
+    FullPeft,
+    LoraPeft,
+    Peft,
+    PrefixTuningPeft,
+    PromptTuningPeft,
+    SftMethod,
+)
 from engine.train import sft
 from engine.train.errors import TrainingFailed
 from tests.bases import make_base
@@ -66,8 +73,14 @@ def bytes_of(finished: Finished) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     "peft",
-    [LoraPeft(r=4, lora_dropout=0.3), LoraPeft(r=4, use_dora=True), FullPeft()],
-    ids=["lora", "dora", "full"],
+    [
+        LoraPeft(r=4, lora_dropout=0.3),
+        LoraPeft(r=4, use_dora=True),
+        PromptTuningPeft(num_virtual_tokens=4),
+        PrefixTuningPeft(num_virtual_tokens=4),
+        FullPeft(),
+    ],
+    ids=["lora", "dora", "prompt", "prefix", "full"],
 )
 def test_a_run_resumed_from_any_checkpoint_is_the_run_that_was_not_stopped(
     base: Path, tmp_path: Path, peft: Peft
