@@ -79,6 +79,17 @@ class LoraPeft(LowRank):
     init_lora_weights: InitLoraWeights = True
 
 
+class QloraPeft(LowRank):
+    """QLoRA (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314): LoRA on a base in 4-bit NF4.
+
+    use_double_quant: the quantization's own constants are quantized too (section 3). The result is
+    plain LoRA, served on the base as it is.
+    """
+
+    type: Literal["qlora"] = "qlora"
+    use_double_quant: bool = True
+
+
 class PromptTuningPeft(Spec):
     """Prompt tuning (Lester et al. 2021, https://arxiv.org/abs/2104.08691): embeddings in front.
 
@@ -116,13 +127,15 @@ class FullPeft(Spec):
 
 Method = Annotated[SftMethod, Field(discriminator="type")]
 Peft = Annotated[
-    LoraPeft | PromptTuningPeft | PrefixTuningPeft | FullPeft, Field(discriminator="type")
+    LoraPeft | QloraPeft | PromptTuningPeft | PrefixTuningPeft | FullPeft,
+    Field(discriminator="type"),
 ]
 
 # What the result of a kind of PEFT is to whoever serves it.
 AdapterKind = Literal["lora", "prompt_tuning", "prefix_tuning", "full"]
 KIND_OF_PEFT: dict[str, AdapterKind] = {
     "lora": "lora",
+    "qlora": "lora",
     "prompt_tuning": "prompt_tuning",
     "prefix_tuning": "prefix_tuning",
     "full": "full",

@@ -6,7 +6,14 @@ from adapters.errors import AdapterError
 from adapters.geometry import base_geometry
 from adapters.tensors import base_shapes
 from engine.bases import BaseCatalogue, BaseModel, BaseNotAllowed, BaseUnusable, context_length
-from engine.spec import ROWS_OF_METHOD, LoraPeft, PrefixTuningPeft, PromptTuningPeft
+from engine.spec import (
+    ROWS_OF_METHOD,
+    LoraPeft,
+    LowRank,
+    PrefixTuningPeft,
+    PromptTuningPeft,
+    QloraPeft,
+)
 from jobs.errors import SpecInvalid, SpecProblem
 from jobs.model import JobSpec
 from jobs.store import Store
@@ -15,14 +22,24 @@ VIRTUAL = PromptTuningPeft | PrefixTuningPeft
 
 
 def admit(
-    store: Store, bases: BaseCatalogue, tenant_id: str, spec: JobSpec, *, max_lora_rank: int
+    store: Store,
+    bases: BaseCatalogue,
+    tenant_id: str,
+    spec: JobSpec,
+    *,
+    max_lora_rank: int,
+    qlora: bool = False,
 ) -> BaseModel:
-    """The base that the job will train. Raises SpecInvalid with every reason against the job."""
+    """The base that the job will train. Raises SpecInvalid with every reason against the job.
+
+    qlora: whether the workers have what quantizing a base takes.
+    """
     problems = [
         *_of_dataset(store, tenant_id, spec),
         *_of_rank(spec, max_lora_rank),
         *_of_start(spec),
         *_of_prefix(spec),
+        *_of_quantization(spec, qlora),
     ]
     base: BaseModel | None = None
     try:
@@ -54,7 +71,7 @@ def _of_dataset(store: Store, tenant_id: str, spec: JobSpec) -> Iterator[SpecPro
 
 
 def _of_rank(spec: JobSpec, max_lora_rank: int) -> Iterator[SpecProblem]:
-    if isinstance(spec.peft, LoraPeft) and spec.peft.r > max_lora_rank:
+    if isinstance(spec.peft, LowRank) and spec.peft.r > max_lora_rank:
         yield SpecProblem(
             "peft.r",
             "rank_too_high",
@@ -104,6 +121,16 @@ def _of_prefix(spec: JobSpec) -> Iterator[SpecProblem]:
         )
 
 
+def _of_quantization(spec: JobSpec, available: bool) -> Iterator[SpecProblem]:
+    if isinstance(spec.peft, QloraPeft) and not available:
+        yield SpecProblem(
+            "peft.type",
+            "quantization_unavailable",
+            "The workers of this server have no bitsandbytes, which quantizes the base; use lora, "
+            "or ask the operator for it.",
+        )
+
+
 def _of_layers(spec: JobSpec, base: BaseModel) -> Iterator[SpecProblem]:
     """A prefix for a base whose layers do not all take the same one."""
     if not isinstance(spec.peft, PrefixTuningPeft):
@@ -123,7 +150,7 @@ def _of_layers(spec: JobSpec, base: BaseModel) -> Iterator[SpecProblem]:
 
 def _of_modules(spec: JobSpec, base: BaseModel) -> Iterator[SpecProblem]:
     """Target modules that the base does not have, where its weights are here to be asked."""
-    if not isinstance(spec.peft, LoraPeft) or spec.peft.target_modules == "all-linear":
+    if not isinstance(spec.peft, LowRank) or spec.peft.target_modules == "all-linear":
         return
     try:
         shapes = base_shapes(base.path)

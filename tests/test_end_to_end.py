@@ -252,17 +252,21 @@ def check_in_peft(client: httpx.Client, adapter_id: str, base: Path, folder: Pat
     ("peft", "kind"),
     [
         ({"type": "lora", "r": 4, "use_dora": True}, "lora"),
+        ({"type": "qlora", "r": 4}, "lora"),
         ({"type": "prompt_tuning", "num_virtual_tokens": 6}, "prompt_tuning"),
         ({"type": "prefix_tuning", "num_virtual_tokens": 6}, "prefix_tuning"),
     ],
-    ids=["dora", "prompt_tuning", "prefix_tuning"],
+    ids=["dora", "qlora", "prompt_tuning", "prefix_tuning"],
 )
 def test_a_kind_of_peft_goes_there_and_back_again(
     serve: Serve, base: Path, tmp_path: Path, peft: dict[str, Any], kind: str
 ) -> None:
+    if peft["type"] == "qlora":
+        pytest.importorskip("bitsandbytes")
     client = serve()
     dataset = upload(client, conversations(60))
-    method = {"type": "sft", "max_steps": 10, "learning_rate": 0.1, "max_length": 64}
+    rate = 0.01 if kind == "lora" else 0.1
+    method = {"type": "sft", "max_steps": 10, "learning_rate": rate, "max_length": 64}
     job = train(client, dataset["id"], peft=peft, method=method)
     assert job["peft"] == peft | job["peft"]
     adapter = client.get(f"/adapters/{job['adapter_id']}").json()

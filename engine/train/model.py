@@ -10,8 +10,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from engine.spec import FullPeft, LoraPeft, Peft, PrefixTuningPeft, PromptTuningPeft
+from engine.spec import FullPeft, LoraPeft, Peft, PrefixTuningPeft, PromptTuningPeft, QloraPeft
 from engine.train.errors import TrainingFailed
+from engine.train.quantization import keep_unpacked, quantized
 from engine.train.virtual_tokens import add_virtual_tokens
 
 # Copied beside fully fine-tuned weights, so that the folder is a model of its own.
@@ -23,17 +24,26 @@ TOKENIZER_FILES = (
 )
 
 
-def load_base(path: Path) -> PreTrainedModel:
-    """The causal language model in a local folder, in float32 on a CPU, bfloat16 on a GPU."""
-    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+def load_base(path: Path, peft: Peft | None = None) -> PreTrainedModel:
+    """The causal language model in a local folder, in float32 on a CPU, bfloat16 on a GPU.
+
+    For QLoRA its linear layers are in 4 bits. Raises TrainingFailed.
+    """
+    options = quantized(peft, compute_dtype()) if isinstance(peft, QloraPeft) else {}
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, local_files_only=True, trust_remote_code=False
+        base: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            path, dtype=compute_dtype(), local_files_only=True, trust_remote_code=False, **options
         )
     except (OSError, ValueError, KeyError) as error:
         raise TrainingFailed(
             "base_model_unusable", f"The base model does not load: {error}"
         ) from error
+    keep_unpacked(base)
+    return base
+
+
+def compute_dtype() -> torch.dtype:
+    return torch.bfloat16 if torch.cuda.is_available() else torch.float32
 
 
 def add_peft(base: PreTrainedModel, peft: Peft) -> torch.nn.Module:
@@ -43,11 +53,11 @@ def add_peft(base: PreTrainedModel, peft: Peft) -> torch.nn.Module:
             return base
         case PromptTuningPeft() | PrefixTuningPeft():
             return add_virtual_tokens(base, peft)
-        case LoraPeft():
+        case LoraPeft() | QloraPeft():
             return _add_lora(base, peft)
 
 
-def _add_lora(base: PreTrainedModel, peft: LoraPeft) -> torch.nn.Module:
+def _add_lora(base: PreTrainedModel, peft: LoraPeft | QloraPeft) -> torch.nn.Module:
     known = ", ".join(linear_names(base))
     try:
         model = get_peft_model(base, lora_config(peft))
@@ -72,8 +82,9 @@ def linear_names(base: PreTrainedModel) -> list[str]:
     return sorted({name.rpartition(".")[2] for name in linear})
 
 
-def lora_config(peft: LoraPeft) -> LoraConfig:
+def lora_config(peft: LoraPeft | QloraPeft) -> LoraConfig:
     whole = peft.target_modules == "all-linear"
+    own = peft.model_dump(include={"use_dora", "init_lora_weights"})  # QLoRA has neither
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=peft.r,
@@ -81,8 +92,7 @@ def lora_config(peft: LoraPeft) -> LoraConfig:
         lora_dropout=peft.lora_dropout,
         target_modules="all-linear" if whole else list(peft.target_modules),
         use_rslora=peft.use_rslora,
-        use_dora=peft.use_dora,
-        init_lora_weights=peft.init_lora_weights,
+        **own,
     )
 
 

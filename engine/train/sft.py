@@ -14,12 +14,13 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from engine.plan import Finished, Started, TrainPlan, Warned
 from engine.render import load_renderer
 from engine.rows import iter_rows
-from engine.spec import KIND_OF_PEFT, SftMethod
+from engine.spec import KIND_OF_PEFT, QloraPeft, SftMethod
 from engine.train import probing
 from engine.train.errors import StopRequested, TrainingFailed
 from engine.train.examples import Tokenized, conversations
 from engine.train.link import Link
 from engine.train.model import add_peft, export, load_base, trainable_parameters
+from engine.train.quantization import keep_float32
 from engine.train.watch import Watch
 
 
@@ -35,7 +36,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
         link.send(Warned(message=message))
 
     set_seed(plan.seed)
-    base = load_base(plan.base_path)
+    base = load_base(plan.base_path, plan.peft)
     probes = probing.choose(data.examples)
     base_logprobs = probing.measure(base, probes)
     model = add_peft(base, plan.peft)
@@ -49,6 +50,8 @@ def train(plan: TrainPlan, link: Link) -> Finished:
         processing_class=AutoTokenizer.from_pretrained(plan.base_path, local_files_only=True),
         callbacks=[watch],
     )
+    if isinstance(plan.peft, QloraPeft):
+        keep_float32(trainer.model)
     trainer.remove_callback(PrinterCallback)  # the runner tells the client, nobody reads stdout
     link.send(_started(plan, trainer, data))
     begun = time.monotonic()
@@ -68,12 +71,19 @@ def train(plan: TrainPlan, link: Link) -> Finished:
             "The last steps left a model that predicts no probabilities; lower "
             "`method.learning_rate`.",
         )
+    measured = probing.as_served(plan, folder, probes, base_logprobs, tuned_logprobs)
+    for message in measured.warnings:
+        link.send(Warned(message=message))
     return Finished(
         path=folder,
         kind=KIND_OF_PEFT[plan.peft.type],
         training_s=training_s,
-        metrics={"train_loss": _mean_loss(trainer), "steps": output.global_step},
-        probes=probing.combine(probes, base_logprobs, tuned_logprobs),
+        metrics={
+            "train_loss": _mean_loss(trainer),
+            "steps": output.global_step,
+            **measured.metrics,
+        },
+        probes=measured.probes,
         contract=renderer.contract.model_dump(mode="json"),
     )
 

@@ -190,8 +190,8 @@ async def test_a_tenant_may_have_so_many_jobs_waiting(
         (
             "peft",
             {"type": "ia3"},
-            "'ia3' is not among what this server takes: 'lora', 'prompt_tuning', 'prefix_tuning', "
-            "'full'.",
+            "'ia3' is not among what this server takes: 'lora', 'qlora', 'prompt_tuning', "
+            "'prefix_tuning', 'full'.",
         ),
         ("peft", {"r": 8}, "This field is needed: it says which one is meant."),
     ],

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from engine.spec import LoraPeft, PrefixTuningPeft, PromptTuningPeft, SftMethod
+from engine.spec import LoraPeft, PrefixTuningPeft, PromptTuningPeft, QloraPeft, SftMethod
+from jobs import settings
 from jobs.admission import admit
 from jobs.errors import NotFound, SpecInvalid
 from jobs.model import JobSpec
@@ -87,6 +88,38 @@ def test_a_base_with_layers_of_several_shapes_takes_no_prefix(
     method = SftMethod(max_length=64)
     found = problems(house, peft=PrefixTuningPeft(), method=method)
     assert found == {"peft.type": "prefix_unsupported_by_base"}
+
+
+def test_a_quantized_base_needs_workers_that_can(house: House) -> None:
+    assert problems(house, peft=QloraPeft()) == {"peft.type": "quantization_unavailable"}
+    job = spec(house, peft=QloraPeft())
+    admit(house.store, house.bases, house.tenant_id, job, max_lora_rank=64, qlora=True)
+
+
+def test_lora_on_a_quantized_base_has_the_limits_of_lora(house: House) -> None:
+    found = problems(house, peft=QloraPeft(r=65, target_modules=("c_attn",)))
+    assert found == {
+        "peft.r": "rank_too_high",
+        "peft.target_modules": "module_not_in_base",
+        "peft.type": "quantization_unavailable",
+    }
+
+
+@pytest.mark.parametrize(
+    ("said", "installed", "taken"),
+    [
+        (None, True, True),
+        (None, False, False),
+        (True, False, True),
+        (False, True, False),
+    ],
+)
+def test_the_operator_says_whether_workers_can_or_this_machine_is_asked(
+    monkeypatch: pytest.MonkeyPatch, said: bool | None, installed: bool, taken: bool
+) -> None:
+    found = (lambda name: name) if installed else (lambda name: None)
+    monkeypatch.setattr(settings, "find_spec", found)
+    assert settings.Settings(qlora=said).can_quantize is taken
 
 
 def test_a_base_that_is_not_on_the_list_is_refused(house: House) -> None:

@@ -196,7 +196,7 @@ def test_an_adapter_without_probes_is_served_when_it_changes_something(own_world
         ({"use_dora": True}, "where A and B and magnitude_vector belong"),
         ({"bias": "all"}, "bias"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"peft_type": "LOHA"}, "not that of a LoRA"),
+        ({"peft_type": "LOHA"}, "is not that of a LORA adapter"),
         ({"lora_alpha": "16"}, "lora_alpha"),
         ({"alpha_pattern": {"(a+)+$": 4}}, "alpha_pattern"),
     ],

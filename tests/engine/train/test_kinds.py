@@ -9,7 +9,7 @@ import torch
 
 from engine.infer.probes import compute_logprobs
 from engine.plan import Finished
-from engine.spec import LoraPeft, Peft, PrefixTuningPeft, PromptTuningPeft, SftMethod
+from engine.spec import LoraPeft, Peft, PrefixTuningPeft, PromptTuningPeft, QloraPeft, SftMethod
 from tests.bases import make_base
 from tests.engine.infer.world import BASE_NAME, World, complete, load, serve
 from tests.engine.train.test_sft import Reports, train
@@ -21,6 +21,7 @@ LOW_RANK: dict[str, Peft] = {
     "lora": LoraPeft(r=4),
     "lora-gaussian": LoraPeft(r=4, init_lora_weights="gaussian"),
     "lora-orthogonal": LoraPeft(r=4, init_lora_weights="orthogonal"),
+    "qlora": QloraPeft(r=4),
     "dora": LoraPeft(r=4, use_dora=True),
     "dora-rslora": LoraPeft(r=4, use_dora=True, use_rslora=True),
 }
@@ -68,6 +69,8 @@ def publish(finished: Finished, root: Path) -> Path:
 def test_a_kind_learns_and_is_served_as_peft_runs_it(
     random_base: Path, tmp_path: Path, name: str
 ) -> None:
+    if name == "qlora":
+        pytest.importorskip("bitsandbytes")
     base = TINY if name in VIRTUAL else random_base
     finished, reports = learn(base, tmp_path / "run", (LOW_RANK | VIRTUAL)[name])
     losses = [reports.metrics[step]["loss"] for step in sorted(reports.metrics)]

@@ -2,24 +2,28 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engine.plan import Finished, Saved, Stepped, TrainPlan
+from engine.plan import Finished, Saved, Stepped, TrainPlan, Warned
 from engine.spec import (
     FullPeft,
     LoraPeft,
     Peft,
     PrefixTuningPeft,
     PromptTuningPeft,
+    QloraPeft,
     SftMethod,
 )
 from engine.train import sft
 from engine.train.errors import TrainingFailed
 from tests.bases import make_base
 from tests.workers import conversations
+
+QUANTIZES = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +39,13 @@ class Reports:
     def __init__(self, checkpoints: Path) -> None:
         self.checkpoints = checkpoints
         self.metrics: dict[int, dict[str, float]] = {}
+        self.warnings: list[str] = []
 
     def send(self, report: Any) -> None:
         if isinstance(report, Stepped):
             self.metrics[report.step] = report.metrics
+        if isinstance(report, Warned):
+            self.warnings.append(report.message)
         if isinstance(report, Saved):
             shutil.copytree(report.path, self.checkpoints / report.path.name)
 
@@ -74,13 +81,13 @@ def bytes_of(finished: Finished) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "peft",
     [
-        LoraPeft(r=4, lora_dropout=0.3),
-        LoraPeft(r=4, use_dora=True),
-        PromptTuningPeft(num_virtual_tokens=4),
-        PrefixTuningPeft(num_virtual_tokens=4),
-        FullPeft(),
+        pytest.param(LoraPeft(r=4, lora_dropout=0.3), id="lora"),
+        pytest.param(LoraPeft(r=4, use_dora=True), id="dora"),
+        pytest.param(QloraPeft(r=4), id="qlora", marks=QUANTIZES),
+        pytest.param(PromptTuningPeft(num_virtual_tokens=4), id="prompt"),
+        pytest.param(PrefixTuningPeft(num_virtual_tokens=4), id="prefix"),
+        pytest.param(FullPeft(), id="full"),
     ],
-    ids=["lora", "dora", "prompt", "prefix", "full"],
 )
 def test_a_run_resumed_from_any_checkpoint_is_the_run_that_was_not_stopped(
     base: Path, tmp_path: Path, peft: Peft
