@@ -32,7 +32,7 @@ def base_geometry(model_dir: Path) -> Geometry:
     try:
         config = json.loads((model_dir / "config.json").read_bytes())
         return geometry_of(config)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise AdapterError(
             f"the sizes of base model {model_dir.name!r} are not in its config.json ({error!r}); "
             "virtual tokens cannot be checked against it"
@@ -40,7 +40,7 @@ def base_geometry(model_dir: Path) -> Geometry:
 
 
 def geometry_of(config: dict[str, Any]) -> Geometry:
-    """The same, from the content of config.json; KeyError or TypeError."""
+    """The same, from the content of config.json; an error of Python's own where it is not there."""
     text = config.get("text_config") or config
     hidden_size = int(_first(text, "hidden_size", "n_embd", "d_model"))
     context = _maybe(text, "max_position_embeddings", "n_positions") or _DEFAULT_CONTEXT

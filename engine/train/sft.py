@@ -21,6 +21,7 @@ from engine.train.examples import Tokenized, conversations
 from engine.train.link import Link
 from engine.train.model import add_peft, export, load_base, trainable_parameters
 from engine.train.quantization import keep_float32
+from engine.train.virtual_tokens import rate_warnings
 from engine.train.watch import Watch
 
 
@@ -32,7 +33,8 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     renderer = load_renderer(plan.base_path)
     rows = iter_rows(plan.dataset_path, plan.dataset_format, plan.row_type)
     data = conversations(rows, renderer, plan.method.max_length)
-    for message in data.warnings(plan.method.max_length):
+    cautions = rate_warnings(plan.peft, plan.method.learning_rate)
+    for message in (*data.warnings(plan.method.max_length), *cautions):
         link.send(Warned(message=message))
 
     set_seed(plan.seed)

@@ -8,8 +8,20 @@ from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
-from engine.spec import PrefixTuningPeft, PromptTuningPeft
+from engine.spec import Peft, PrefixTuningPeft, PromptTuningPeft
 from engine.train.errors import TrainingFailed
+
+LOW_RATE = 2e-3  # below it, Adam's steps hardly move numbers of the size of embeddings
+
+
+def rate_warnings(peft: Peft, learning_rate: float) -> list[str]:
+    """What a client should know of a learning rate that suits other kinds of PEFT."""
+    if not isinstance(peft, PromptTuningPeft | PrefixTuningPeft) or learning_rate >= LOW_RATE:
+        return []
+    return [
+        f"{peft.type} hardly moves at a learning rate of {learning_rate:g}; set "
+        "`method.learning_rate` to 0.01 or more."
+    ]
 
 
 def add_virtual_tokens(

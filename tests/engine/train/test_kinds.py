@@ -102,3 +102,21 @@ def test_a_kind_learns_and_is_served_as_peft_runs_it(
     assert tuned == continued(reference, prompt, 12)
     assert tuned != untuned
     assert answers[0]["usage"] == answers[1]["usage"], "virtual tokens are not the client's"
+
+
+@pytest.mark.parametrize("name", ["lora", "dora", "qlora", "prompt"])
+def test_gradient_checkpointing_changes_no_loss(
+    random_base: Path, tmp_path: Path, name: str
+) -> None:
+    if name == "qlora":
+        pytest.importorskip("bitsandbytes")
+    peft = (LOW_RANK | VIRTUAL)[name]
+    runs = []
+    for checkpointing in (False, True):
+        method = SftMethod(
+            max_steps=3, learning_rate=1e-2, warmup_ratio=0, gradient_checkpointing=checkpointing
+        )
+        _, reports = train(random_base, tmp_path / str(checkpointing), peft, method)
+        runs.append([reports.metrics[step]["loss"] for step in (1, 2, 3)])
+    assert runs[1] == pytest.approx(runs[0], abs=1e-4)
+    assert runs[0][2] < runs[0][0]
