@@ -17,6 +17,7 @@ from engine.spec import QloraPeft
 from engine.train.errors import TrainingFailed
 
 LARGE_GAP = 0.1  # nats a token: more than this, and the adapter does noticeably otherwise
+ROOM_TO_RUN = 1.25  # of a model's size: itself, and the activations of a probe
 
 Rows = list[tuple[float, ...]]
 
@@ -65,12 +66,12 @@ def measure_on_whole_base(
 ) -> tuple[Rows, Rows]:
     """Log-probs of the probes by the base as it is, and by it with the adapter in `folder`.
 
-    On a GPU with too little memory left for the whole base, a part of it stays in the host's.
+    On the GPU where what training left of its memory holds the whole base, else on the CPU.
     """
-    placed: dict[str, Any] = {"device_map": "auto"} if torch.cuda.is_available() else {}
     base = AutoModelForCausalLM.from_pretrained(
-        base_path, dtype=dtype, local_files_only=True, trust_remote_code=False, **placed
+        base_path, dtype=dtype, local_files_only=True, trust_remote_code=False
     ).eval()
+    base.to(_device_for(base.get_memory_footprint()))
     plain = [tuple(compute_logprobs(base, ids, start)) for ids, start in probes]
     tuned = PeftModel.from_pretrained(base, folder).eval()
     return plain, [tuple(compute_logprobs(tuned, ids, start)) for ids, start in probes]
@@ -80,3 +81,12 @@ def gap(trained: Rows, served: Rows) -> float:
     """The mean difference of a token's log-prob between both bases, in nats."""
     pairs = zip(trained, served, strict=True)
     return fmean(abs(a - b) for row in pairs for a, b in zip(*row, strict=True))
+
+
+def _device_for(size_bytes: int) -> torch.device:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        free_bytes, _ = torch.cuda.mem_get_info()
+        if free_bytes > size_bytes * ROOM_TO_RUN:
+            return torch.device("cuda")
+    return torch.device("cpu")

@@ -1,5 +1,6 @@
 """QLoRA: a base in 4 bits to learn on, and figures of the base that serves."""
 
+import subprocess
 import sys
 from pathlib import Path
 from statistics import fmean
@@ -17,6 +18,7 @@ from engine.train.model import add_peft, load_base
 from tests.bases import make_base
 from tests.engine.infer.world import load
 from tests.engine.train.test_sft import Reports, train
+from tests.workers import REPO
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,17 @@ def test_a_worker_that_cannot_quantize_says_so_before_it_begins(
         load_base(base, QloraPeft())
     assert failed.value.code == "quantization_unavailable"
     assert load_base(base, LoraPeft()).dtype == torch.float32
+
+
+def test_the_fork_server_leaves_bitsandbytes_and_the_gpu_to_its_children() -> None:
+    pytest.importorskip("bitsandbytes")
+    script = (
+        "import sys, engine.train.preload, torch\n"
+        "assert 'bitsandbytes' not in sys.modules and not torch.cuda.is_initialized()\n"
+        "from peft.import_utils import is_bnb_4bit_available\n"
+        "assert is_bnb_4bit_available()\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=REPO, check=True)
 
 
 @pytest.mark.parametrize("double", [True, False])
