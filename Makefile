@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV), once; a few minutes without a word are normal."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,qlora,dev]'
 	@touch $(READY)
 
 check: $(READY)  ## format, lint, types, import arrows

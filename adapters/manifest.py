@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue
 MANIFEST_NAME = "manifest.json"
 _SEAL = re.compile(rb',\s*"sha256": "([0-9a-f]{64})"\s*\}\s*')
 
+# What the files are: LoRA's matrices, virtual tokens in front, or a whole model.
+AdapterKind = Literal["lora", "prompt_tuning", "prefix_tuning", "full"]
 Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
 
 
@@ -59,7 +61,7 @@ class Manifest(_Frozen):
 
     format: Literal[1] = 1
     adapter_id: str = Field(pattern=r"^ad_[0-9a-f]{24}$")
-    kind: Literal["lora", "full"]
+    kind: AdapterKind
     base_model: str
     base_revision: str
     tokenizer_sha256: str

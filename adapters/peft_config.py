@@ -1,4 +1,4 @@
-"""adapter_config.json of a LoRA adapter: what we can serve of what PEFT can express."""
+"""adapter_config.json: how it is read, and what we can serve of what LoRA can be in PEFT."""
 
 import json
 import re
@@ -14,9 +14,8 @@ CONFIG_NAME = "adapter_config.json"
 _MAX_CONFIG_BYTES = 1 << 20
 _MODULE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
-# Options that change what an adapter computes beyond W + scaling * B A, and the code of each.
+# Options that change what an adapter computes beyond LoRA, rsLoRA and DoRA, and the code of each.
 _UNSUPPORTED = {
-    "use_dora": "dora_unsupported",
     "modules_to_save": "modules_to_save_unsupported",
     "lora_bias": "lora_bias_unsupported",
     "layer_replication": "layer_replication_unsupported",
@@ -35,7 +34,7 @@ _PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal", "lora_ga_stable",
 
 
 class LoraConfigSummary(BaseModel):
-    """What an adapter's configuration and weights come to; the first five as in engine.spec."""
+    """What an adapter's configuration and weights come to; the first six as in engine.spec."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,6 +43,7 @@ class LoraConfigSummary(BaseModel):
     lora_dropout: float
     target_modules: Literal["all-linear"] | tuple[str, ...]
     use_rslora: bool
+    use_dora: bool
     rank_pattern: dict[str, int]
     alpha_pattern: dict[str, float]
     fan_in_fan_out: bool
@@ -66,20 +66,19 @@ class LoraConfigSummary(BaseModel):
 
 def read_config(folder: Path, *, max_rank: int) -> LoraConfigSummary:
     """Read and check a folder's adapter_config.json; AdapterInvalid."""
-    config = _load(folder / CONFIG_NAME)
+    config = load_config(folder)
     if config.get("peft_type") != "LORA":
         kind = str(config.get("peft_type"))[:40]
         raise AdapterInvalid("peft_type_unsupported", f"peft_type is {kind!r}; only LORA is served")
-    if config.get("task_type") not in (None, "CAUSAL_LM"):
-        task = str(config["task_type"])[:40]
-        raise AdapterInvalid("task_type_unsupported", f"task_type is {task!r}; use CAUSAL_LM")
+    check_task(config)
     _check_features(config)
     summary = LoraConfigSummary(
-        r=_whole(config, "r"),
+        r=whole(config, "r"),
         lora_alpha=_number(config, "lora_alpha", 8),  # PEFT's own default
         lora_dropout=_number(config, "lora_dropout", 0),
         target_modules=_target_modules(config),
         use_rslora=config.get("use_rslora") is True,
+        use_dora=config.get("use_dora") is True,
         rank_pattern=_rank_pattern(config),
         alpha_pattern=_alpha_pattern(config),
         fan_in_fan_out=config.get("fan_in_fan_out") is True,
@@ -95,18 +94,33 @@ def check_rank(rank: int, max_rank: int) -> None:
         raise AdapterInvalid("rank_too_high", text)
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load_config(folder: Path) -> dict[str, Any]:
+    """The JSON object of a folder's adapter_config.json; AdapterInvalid."""
+    path = folder / CONFIG_NAME
     if not path.is_file():
         raise AdapterInvalid("config_missing", f"there is no {path.name}; PEFT writes one")
     if path.stat().st_size > _MAX_CONFIG_BYTES:
-        raise _malformed(f"it is larger than {_MAX_CONFIG_BYTES} bytes")
+        raise malformed(f"it is larger than {_MAX_CONFIG_BYTES} bytes")
     try:
         config = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise _malformed(f"it is not JSON ({str(error)[:100]})") from error
+        raise malformed(f"it is not JSON ({str(error)[:100]})") from error
     if not isinstance(config, dict):
-        raise _malformed("it is not a JSON object")
+        raise malformed("it is not a JSON object")
     return config
+
+
+def check_task(config: Mapping[str, Any]) -> None:
+    """Whether the adapter is of a causal language model, and asks PEFT to import nothing else."""
+    if config.get("task_type") not in (None, "CAUSAL_LM"):
+        task = str(config["task_type"])[:40]
+        raise AdapterInvalid("task_type_unsupported", f"task_type is {task!r}; use CAUSAL_LM")
+    mapping = config.get("auto_mapping") or {}
+    library = (
+        mapping.get("parent_library", "transformers") if isinstance(mapping, dict) else mapping
+    )
+    if str(library).partition(".")[0] != "transformers":
+        raise malformed(f"auto_mapping would import {str(library)[:60]!r}; remove it")
 
 
 def _check_features(config: Mapping[str, Any]) -> None:
@@ -120,12 +134,6 @@ def _check_features(config: Mapping[str, Any]) -> None:
         start = str(config["init_lora_weights"])[:40]
         text = f"init_lora_weights {start!r} changes the base; convert the adapter to plain LoRA"
         raise AdapterInvalid("changed_base_unsupported", text)
-    mapping = config.get("auto_mapping") or {}
-    library = (
-        mapping.get("parent_library", "transformers") if isinstance(mapping, dict) else mapping
-    )
-    if str(library).partition(".")[0] != "transformers":
-        raise _malformed(f"auto_mapping would import {str(library)[:60]!r}; remove it")
 
 
 def _target_modules(config: Mapping[str, Any]) -> Literal["all-linear"] | tuple[str, ...]:
@@ -133,13 +141,13 @@ def _target_modules(config: Mapping[str, Any]) -> Literal["all-linear"] | tuple[
     if targets is None or isinstance(targets, str):
         return "all-linear"  # or a regular expression, which we do not run: the weights decide
     if not isinstance(targets, list) or not targets or not all(map(_is_module_name, targets)):
-        raise _malformed("target_modules is not a list of module names")
+        raise malformed("target_modules is not a list of module names")
     return tuple(sorted(targets))
 
 
 def _rank_pattern(config: Mapping[str, Any]) -> dict[str, int]:
     pattern = _by_module(config, "rank_pattern")
-    return {name: _whole(pattern, name) for name in pattern}
+    return {name: whole(pattern, name) for name in pattern}
 
 
 def _alpha_pattern(config: Mapping[str, Any]) -> dict[str, float]:
@@ -150,9 +158,7 @@ def _alpha_pattern(config: Mapping[str, Any]) -> dict[str, float]:
 def _by_module(config: Mapping[str, Any], option: str) -> dict[str, Any]:
     pattern = config.get(option) or {}
     if not isinstance(pattern, dict) or not all(map(_is_module_name, pattern)):
-        raise _malformed(
-            f"{option} is not a map from module names; regular expressions are not run"
-        )
+        raise malformed(f"{option} is not a map from module names; regular expressions are not run")
     return pattern
 
 
@@ -160,19 +166,21 @@ def _is_module_name(name: Any) -> bool:
     return isinstance(name, str) and _MODULE_NAME.fullmatch(name) is not None
 
 
-def _whole(config: Mapping[str, Any], name: str) -> int:
+def whole(config: Mapping[str, Any], name: str) -> int:
+    """A field that is a whole number above 0; AdapterInvalid."""
     value = config.get(name)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise _malformed(f"{name} is not a whole number above 0")
+        raise malformed(f"{name} is not a whole number above 0")
     return value
 
 
 def _number(config: Mapping[str, Any], name: str, default: float) -> float:
     value = config.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
-        raise _malformed(f"{name} is not a number that makes sense")
+        raise malformed(f"{name} is not a number that makes sense")
     return float(value)
 
 
-def _malformed(what: str) -> AdapterInvalid:
+def malformed(what: str) -> AdapterInvalid:
+    """config_malformed, with what is wrong in the file."""
     return AdapterInvalid("config_malformed", f"{CONFIG_NAME}: {what}")

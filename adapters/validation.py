@@ -5,29 +5,26 @@ unpickled or imported.
 """
 
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from adapters.errors import AdapterInvalid
-from adapters.manifest import MANIFEST_NAME
+from adapters.files import TEXT_FILES, WEIGHTS_NAME, check_files
 from adapters.peft_config import CONFIG_NAME, LoraConfigSummary, check_rank, read_config
 from adapters.tensors import TensorInfo, check_finite, read_header, weight_files
 
-WEIGHTS_NAME = "adapter_model.safetensors"
-_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
-_TEXT_FILES = {
-    "README.md", "LICENSE", MANIFEST_NAME, "tokenizer.json", "tokenizer_config.json",
-    "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
-    "chat_template.jinja", "chat_template.json", "trainer_state.json",
-}  # fmt: skip
-_FULL_FILES = _TEXT_FILES | {
+_FULL_FILES = TEXT_FILES | {
     "config.json",
     "generation_config.json",
     "model.safetensors.index.json",
 }
 _SHARD = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
-_KEY = re.compile(r"base_model\.model\.([A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*)\.lora_([AB])\.weight")
+_KEY = re.compile(
+    r"base_model\.model\.([A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*)"
+    r"\.lora_([AB]\.weight|magnitude_vector)"
+)
 _MAX_LORA_HEADER_BYTES = 16 << 20
 _EMBEDDINGS = {"embed_tokens", "embed_in", "wte", "wpe"}
 _TIED = (".embed_tokens.weight", ".wte.weight", "wte.weight")  # what an lm_head is often tied to
@@ -41,24 +38,25 @@ def validate_lora(folder: Path, base: Mapping[str, Shape], *, max_rank: int) -> 
 
     Cheap checks come first: the weights themselves are read only when all else is right.
     """
-    _check_files(folder, _TEXT_FILES | {CONFIG_NAME, WEIGHTS_NAME})
+    check_files(folder, TEXT_FILES | {CONFIG_NAME, WEIGHTS_NAME})
     config = read_config(folder, max_rank=max_rank)
     path = folder / WEIGHTS_NAME
     if not path.is_file():
         raise AdapterInvalid("weights_missing", f"there is no {WEIGHTS_NAME}")
     header = read_header(path, max_header_bytes=_MAX_LORA_HEADER_BYTES)
-    pairs = _pairs(header, len(base))
+    pairs, magnitudes = _pairs(header, len(base))
     _check_ranks(pairs, config, max_rank)
     _check_base(pairs, config, base)
+    _check_magnitudes(magnitudes, pairs, config)
     check_finite(path, header)
-    parameters = sum(a[0] * a[1] + b[0] * b[1] for a, b in pairs.values())
+    parameters = sum(math.prod(info.shape) for info in header.values())
     return config.model_copy(update={"modules": len(pairs), "parameters": parameters})
 
 
 def validate_full(folder: Path, base: Mapping[str, Shape]) -> None:
     """Check a whole fine-tuned model against the shapes of its base; AdapterInvalid."""
     shards = [path.name for path in folder.iterdir() if _SHARD.fullmatch(path.name)]
-    _check_files(folder, _FULL_FILES.union(shards))
+    check_files(folder, _FULL_FILES.union(shards))
     _check_model_config(folder / "config.json")
     paths = weight_files(folder)
     unnamed = sorted(set(shards) - {path.name for path in paths})
@@ -72,45 +70,34 @@ def validate_full(folder: Path, base: Mapping[str, Shape]) -> None:
         check_finite(path, header)
 
 
-def _check_files(folder: Path, allowed: Iterable[str]) -> None:
-    for path in sorted(folder.iterdir()):
-        if path.is_symlink():
-            raise AdapterInvalid(
-                "link_in_archive", f"{path.name!r} is a link; send the file itself"
-            )
-        if path.suffix.lower() in _PICKLES:
-            text = f"{path.name!r} can hold code; send weights as safetensors and leave it out"
-            raise AdapterInvalid("pickle_in_archive", text)
-        if not path.is_file() or path.name not in allowed:
-            raise AdapterInvalid("unexpected_file", f"{path.name!r} is not part of an adapter")
-
-
 def _pairs(
     header: Mapping[str, TensorInfo], base_tensors: int
-) -> dict[str, tuple[tuple[int, int], tuple[int, int]]]:
-    """A [r, in] and B [out, r] by module name."""
-    if len(header) > 2 * base_tensors:
+) -> tuple[dict[str, tuple[tuple[int, int], tuple[int, int]]], dict[str, Shape]]:
+    """A [r, in] and B [out, r] by module name, and DoRA's magnitudes."""
+    if len(header) > 3 * base_tensors:
         text = f"{len(header)} tensors are more than a base of {base_tensors} tensors can take"
         raise AdapterInvalid("too_many_tensors", text)
     halves: dict[str, dict[str, tuple[int, int]]] = {}
+    magnitudes: dict[str, Shape] = {}
     for name, info in header.items():
-        module, half = _parse_name(name)
+        module, part = _parse_name(name)
+        if part == "magnitude_vector":
+            magnitudes[module] = info.shape
+            continue
         if len(info.shape) != 2 or 0 in info.shape:
             raise AdapterInvalid("wrong_shape", f"{name!r} is no matrix: {list(info.shape)}")
-        halves.setdefault(module, {})[half] = (info.shape[0], info.shape[1])
+        halves.setdefault(module, {})[part[0]] = (info.shape[0], info.shape[1])
     for module, found in halves.items():
         if len(found) != 2:
             text = f"{module!r} has lora_{next(iter(found))} and not the other of the pair"
             raise AdapterInvalid("lora_pair_incomplete", text)
     if not halves:
         raise AdapterInvalid("weights_missing", f"{WEIGHTS_NAME} has no tensors")
-    return {module: (found["A"], found["B"]) for module, found in halves.items()}
+    return {module: (found["A"], found["B"]) for module, found in halves.items()}, magnitudes
 
 
 def _parse_name(name: str) -> tuple[str, str]:
     match = _KEY.fullmatch(name)
-    if "lora_magnitude_vector" in name:
-        raise AdapterInvalid("dora_unsupported", "DoRA adapters are not served; train plain LoRA")
     if "lora_embedding_" in name or (match and match[1].rpartition(".")[2] in _EMBEDDINGS):
         text = "LoRA on embeddings is not served; leave them out of `target_modules`"
         raise AdapterInvalid("embedding_lora_unsupported", text)
@@ -118,6 +105,25 @@ def _parse_name(name: str) -> tuple[str, str]:
         return match[1], match[2]
     text = f"{name[:100]!r} names no LoRA weight; expected base_model.model.*.lora_A.weight"
     raise AdapterInvalid("odd_tensor_name", text)
+
+
+def _check_magnitudes(
+    magnitudes: Mapping[str, Shape],
+    pairs: Mapping[str, tuple[tuple[int, int], tuple[int, int]]],
+    config: LoraConfigSummary,
+) -> None:
+    """DoRA has one magnitude for each output of each of its modules; plain LoRA has none."""
+    expected = {module: (b[0],) for module, (_, b) in pairs.items()} if config.use_dora else {}
+    for module in sorted(magnitudes.keys() - expected.keys()):
+        text = f"{module!r} has DoRA's magnitudes, but use_dora does not say so"
+        raise AdapterInvalid("config_mismatch", text)
+    for module, shape in expected.items():
+        if module not in magnitudes:
+            text = f"use_dora is set, but {module!r} has no lora_magnitude_vector"
+            raise AdapterInvalid("dora_magnitude_missing", text)
+        if magnitudes[module] != shape:
+            text = f"{module!r} has magnitudes {list(magnitudes[module])}, not {list(shape)}"
+            raise AdapterInvalid("wrong_shape", text)
 
 
 def _check_ranks(

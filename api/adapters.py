@@ -6,7 +6,7 @@ import structlog
 from fastapi import APIRouter
 
 from adapters import registry
-from adapters.manifest import FileEntry, Lineage, Manifest
+from adapters.manifest import AdapterKind, FileEntry, Lineage, Manifest
 from api.auth import TenantId
 from api.bodies import StrictRoute
 from api.calls import in_thread, read
@@ -26,7 +26,7 @@ class AdapterView(Wire):
     object: Literal["adapter"] = "adapter"
     id: str
     name: str
-    kind: Literal["lora", "full"]
+    kind: AdapterKind
     base_model: str
     base_revision: str
     job_id: str | None

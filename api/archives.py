@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
@@ -15,8 +15,8 @@ from starlette.background import BackgroundTask
 from adapters.archive import unpack
 from adapters.download import download
 from adapters.errors import AdapterError
+from adapters.geometry import Geometry, base_geometry
 from adapters.manifest import Lineage, Manifest
-from adapters.peft_config import LoraConfigSummary
 from adapters.registry import publish, remove
 from api.adapters import AdapterView, view
 from api.auth import TenantId
@@ -29,10 +29,13 @@ from api.paging import AdapterId
 from api.rendering import renderer_of
 from api.services import FromServices, Services
 from engine.bases import BaseModel, BaseUnusable
-from engine.spec import LoraPeft
+from engine.spec import PEFT_OF_KIND
 from jobs.errors import NotFound, StoreUnavailable
 from jobs.model import Adapter, new_id
 from storage.objects import StorageError
+
+if TYPE_CHECKING:
+    from adapters.kinds import Checked
 
 router = APIRouter(prefix="/adapters", tags=["adapters"], route_class=StrictRoute)
 
@@ -101,7 +104,10 @@ async def import_adapter(
     services: FromServices,
     options: Annotated[ImportOptions, Query()],
 ) -> AdapterView:
-    """Bring in a PEFT LoRA adapter as a plain tar. It is checked in full before it exists."""
+    """Bring in a PEFT adapter (LoRA, prompt or prefix tuning) as a plain tar.
+
+    It is checked in full before it exists.
+    """
     if request.headers.get("content-type", "").startswith("multipart/"):
         raise MediaTypeUnsupported("Send the tar itself as the body, not in a form.")
     with tempfile.TemporaryDirectory(prefix="luthier-", ignore_cleanup_errors=True) as folder:
@@ -115,21 +121,22 @@ async def import_adapter(
 
 
 def _import(services: Services, tenant_id: str, archive: Path, options: ImportOptions) -> Adapter:
-    from adapters.validation import validate_lora  # with numpy, which is slow to import
+    from adapters.kinds import Base, validate_adapter  # with numpy, which is slow to import
 
     base = services.bases.find(options.base_model, weights=True)
     limit, max_rank = services.settings.max_upload_bytes, services.settings.max_lora_rank
     folder = archive.with_name("adapter")
     unpack(archive, folder, max_bytes=limit)
-    summary = validate_lora(folder, _shapes(base), max_rank=max_rank)
-    manifest = publish(services.objects, tenant_id, folder, _manifest(base, summary))
+    held_against = Base(_shapes(base), lambda: _sizes(base))
+    checked = validate_adapter(folder, held_against, max_rank=max_rank)
+    manifest = publish(services.objects, tenant_id, folder, _manifest(base, checked))
     try:
         return services.store.adapters.add(
             Adapter(
                 id=manifest.adapter_id,
                 tenant_id=tenant_id,
                 name=options.name or manifest.adapter_id,
-                kind="lora",
+                kind=manifest.kind,
                 base_model=base.name,
                 job_id=None,
                 size_bytes=manifest.size_bytes,
@@ -160,12 +167,20 @@ def _shapes(base: BaseModel) -> dict[str, tuple[int, ...]]:
         raise BaseUnusable(f"Base model {base.name!r} has no readable weights here.") from error
 
 
-def _manifest(base: BaseModel, summary: LoraConfigSummary) -> Manifest:
+def _sizes(base: BaseModel) -> Geometry:
+    try:
+        return base_geometry(base.path)
+    except AdapterError as error:
+        raise BaseUnusable(f"Base model {base.name!r} does not state its sizes.") from error
+
+
+def _manifest(base: BaseModel, checked: "Checked") -> Manifest:
     contract = renderer_of(base).contract
-    peft = {"type": "lora"} | summary.model_dump(mode="json", include=set(LoraPeft.model_fields))
+    known = PEFT_OF_KIND[checked.kind].model_fields
+    peft = {"type": checked.kind} | checked.summary.model_dump(mode="json", include=set(known))
     return Manifest(
         adapter_id=new_id("ad"),
-        kind="lora",
+        kind=checked.kind,
         base_model=base.name,
         base_revision=base.revision,
         tokenizer_sha256=contract.tokenizer_sha256,

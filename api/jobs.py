@@ -100,7 +100,12 @@ def _submit(services: Services, tenant_id: str, spec: JobSpec, key: str | None) 
     if idempotency and (first := board.answered(tenant_id, idempotency)):
         return first
     base = admit(
-        services.store, services.bases, tenant_id, spec, max_lora_rank=settings.max_lora_rank
+        services.store,
+        services.bases,
+        tenant_id,
+        spec,
+        max_lora_rank=settings.max_lora_rank,
+        qlora=settings.can_quantize,
     )
     submitted = board.submit(
         tenant_id,

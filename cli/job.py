@@ -32,8 +32,11 @@ def submit(
     dataset: Annotated[str | None, typer.Option("--dataset", help="ds_...")] = None,
     name: Annotated[str | None, typer.Option("--name")] = None,
     method: Annotated[str | None, typer.Option("--method", help="sft")] = None,
-    peft: Annotated[str | None, typer.Option("--peft", help="lora or full")] = None,
+    peft: Annotated[str | None, typer.Option("--peft", help="lora, prompt_tuning, ...")] = None,
     rank: Annotated[int | None, typer.Option("--rank", help="LoRA's r.")] = None,
+    virtual_tokens: Annotated[
+        int | None, typer.Option("--virtual-tokens", help="Of prompt and prefix tuning.")
+    ] = None,
     epochs: Annotated[float | None, typer.Option("--epochs")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate")] = None,
     seed: Annotated[int | None, typer.Option("--seed")] = None,
@@ -49,7 +52,7 @@ def submit(
     given = {"base_model": base_model, "dataset": dataset, "name": name, "seed": seed}
     spec |= {field: value for field, value in given.items() if value is not None}
     _into(spec, "method", "sft", type=method, num_train_epochs=epochs, learning_rate=learning_rate)
-    _into(spec, "peft", "lora", type=peft, r=rank)
+    _into(spec, "peft", "lora", type=peft, r=rank, num_virtual_tokens=virtual_tokens)
     with connect(url, key) as client:
         spec["base_model"] = spec.get("base_model") or client.first_model()
         job = post(client, spec)

@@ -7,7 +7,7 @@ from pydantic import Field, TypeAdapter
 
 from engine.frozen import Spec
 from engine.rows import DatasetFormat, RowType
-from engine.spec import Method, Peft
+from engine.spec import AdapterKind, Method, Peft
 
 
 class TrainPlan(Spec):
@@ -100,7 +100,7 @@ class Finished(Spec):
 
     type: Literal["finished"] = "finished"
     path: Path
-    kind: Literal["lora", "full", "reward"]
+    kind: AdapterKind
     training_s: float
     metrics: dict[str, float]
     probes: tuple[Probe, ...]

@@ -3,19 +3,44 @@
 from collections.abc import Iterator
 
 from adapters.errors import AdapterError
+from adapters.geometry import base_geometry
 from adapters.tensors import base_shapes
 from engine.bases import BaseCatalogue, BaseModel, BaseNotAllowed, BaseUnusable, context_length
-from engine.spec import ROWS_OF_METHOD, LoraPeft
+from engine.spec import (
+    ROWS_OF_METHOD,
+    LoraPeft,
+    LowRank,
+    PrefixTuningPeft,
+    PromptTuningPeft,
+    QloraPeft,
+)
 from jobs.errors import SpecInvalid, SpecProblem
 from jobs.model import JobSpec
 from jobs.store import Store
 
+VIRTUAL = PromptTuningPeft | PrefixTuningPeft
+
 
 def admit(
-    store: Store, bases: BaseCatalogue, tenant_id: str, spec: JobSpec, *, max_lora_rank: int
+    store: Store,
+    bases: BaseCatalogue,
+    tenant_id: str,
+    spec: JobSpec,
+    *,
+    max_lora_rank: int,
+    qlora: bool = False,
 ) -> BaseModel:
-    """The base that the job will train. Raises SpecInvalid with every reason against the job."""
-    problems = [*_of_dataset(store, tenant_id, spec), *_of_rank(spec, max_lora_rank)]
+    """The base that the job will train. Raises SpecInvalid with every reason against the job.
+
+    qlora: whether the workers have what quantizing a base takes.
+    """
+    problems = [
+        *_of_dataset(store, tenant_id, spec),
+        *_of_rank(spec, max_lora_rank),
+        *_of_start(spec),
+        *_of_prefix(spec),
+        *_of_quantization(spec, qlora),
+    ]
     base: BaseModel | None = None
     try:
         base = bases.find(spec.base_model)
@@ -26,6 +51,7 @@ def admit(
     if base is not None:
         problems += _of_length(spec, base)
         problems += _of_modules(spec, base)
+        problems += _of_layers(spec, base)
     if problems or base is None:
         raise SpecInvalid(problems)
     return base
@@ -45,7 +71,7 @@ def _of_dataset(store: Store, tenant_id: str, spec: JobSpec) -> Iterator[SpecPro
 
 
 def _of_rank(spec: JobSpec, max_lora_rank: int) -> Iterator[SpecProblem]:
-    if isinstance(spec.peft, LoraPeft) and spec.peft.r > max_lora_rank:
+    if isinstance(spec.peft, LowRank) and spec.peft.r > max_lora_rank:
         yield SpecProblem(
             "peft.r",
             "rank_too_high",
@@ -53,20 +79,78 @@ def _of_rank(spec: JobSpec, max_lora_rank: int) -> Iterator[SpecProblem]:
         )
 
 
+def _of_start(spec: JobSpec) -> Iterator[SpecProblem]:
+    peft = spec.peft
+    if isinstance(peft, LoraPeft) and peft.init_lora_weights == "orthogonal" and peft.r % 2:
+        yield SpecProblem(
+            "peft.r",
+            "rank_odd",
+            f"An orthogonal start needs an even rank; change `peft.r` from {peft.r}.",
+        )
+
+
 def _of_length(spec: JobSpec, base: BaseModel) -> Iterator[SpecProblem]:
     longest = context_length(base.path)
-    if longest is not None and spec.method.max_length > longest:
+    if longest is None:
+        return
+    if spec.method.max_length > longest:
         yield SpecProblem(
             "method.max_length",
             "max_length_too_long",
             f"{base.name} reads at most {longest} tokens; lower `method.max_length` from "
             f"{spec.method.max_length}.",
         )
+    elif isinstance(spec.peft, VIRTUAL):
+        count, rows = spec.peft.num_virtual_tokens, spec.method.max_length
+        if count + rows > longest:
+            yield SpecProblem(
+                "peft.num_virtual_tokens",
+                "too_many_virtual_tokens",
+                f"{base.name} reads {longest} tokens, fewer than {count} virtual ones and rows of "
+                f"{rows}; lower `peft.num_virtual_tokens` or `method.max_length`.",
+            )
+
+
+def _of_prefix(spec: JobSpec) -> Iterator[SpecProblem]:
+    if isinstance(spec.peft, PrefixTuningPeft) and spec.method.gradient_checkpointing:
+        yield SpecProblem(
+            "method.gradient_checkpointing",
+            "gradient_checkpointing_unsupported",
+            "prefix_tuning trains keys and values of the attention's cache, which gradient "
+            "checkpointing throws away; set `method.gradient_checkpointing` to false.",
+        )
+
+
+def _of_quantization(spec: JobSpec, available: bool) -> Iterator[SpecProblem]:
+    if isinstance(spec.peft, QloraPeft) and not available:
+        yield SpecProblem(
+            "peft.type",
+            "quantization_unavailable",
+            "The workers of this server have no bitsandbytes, which quantizes the base; use lora, "
+            "or ask the operator for it.",
+        )
+
+
+def _of_layers(spec: JobSpec, base: BaseModel) -> Iterator[SpecProblem]:
+    """A prefix for a base whose layers do not all take the same one."""
+    if not isinstance(spec.peft, PrefixTuningPeft):
+        return
+    try:
+        fits = base_geometry(base.path).attention is not None
+    except AdapterError:
+        fits = False
+    if not fits:
+        yield SpecProblem(
+            "peft.type",
+            "prefix_unsupported_by_base",
+            f"The layers of {base.name} do not all have keys and values of one shape, as a prefix "
+            "needs them; use prompt_tuning or lora.",
+        )
 
 
 def _of_modules(spec: JobSpec, base: BaseModel) -> Iterator[SpecProblem]:
     """Target modules that the base does not have, where its weights are here to be asked."""
-    if not isinstance(spec.peft, LoraPeft) or spec.peft.target_modules == "all-linear":
+    if not isinstance(spec.peft, LowRank) or spec.peft.target_modules == "all-linear":
         return
     try:
         shapes = base_shapes(base.path)

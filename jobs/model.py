@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from adapters.manifest import AdapterKind
 from engine.frozen import Spec
 from engine.rows import DatasetFormat, RowType
 from engine.spec import LoraPeft, Method, Peft
@@ -185,7 +186,7 @@ class Adapter(Record):
     id: str
     tenant_id: str
     name: str
-    kind: Literal["lora", "full"]
+    kind: AdapterKind
     base_model: str
     job_id: str | None
     size_bytes: int

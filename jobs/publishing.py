@@ -6,9 +6,11 @@ import time
 from pathlib import Path
 
 from adapters import registry
+from adapters.geometry import base_geometry
+from adapters.kinds import Base, validate_adapter
 from adapters.manifest import DatasetRef, Lineage, Manifest, Probe
 from adapters.tensors import base_shapes
-from adapters.validation import validate_full, validate_lora
+from adapters.validation import validate_full
 from engine.plan import Finished
 from jobs.model import Adapter, Claim
 from storage.objects import ObjectStore
@@ -44,9 +46,10 @@ def _check(finished: Finished, base_path: Path) -> None:
     shapes = base_shapes(base_path)
     if finished.kind == "full":
         validate_full(finished.path, shapes)
-    else:
-        # Its rank was admitted when the job was posted.
-        validate_lora(finished.path, shapes, max_rank=sys.maxsize)
+        return
+    base = Base(shapes, lambda: base_geometry(base_path))
+    # Its rank was admitted when the job was posted.
+    validate_adapter(finished.path, base, max_rank=sys.maxsize)
 
 
 def unpublish(objects: ObjectStore, tenant_id: str, job_id: str, attempt: int) -> None:

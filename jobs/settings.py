@@ -2,6 +2,7 @@
 
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +42,9 @@ class Settings(BaseSettings):
         description="the allow-list: public name -> local folder, or Hugging Face id[@revision]",
     )
     max_lora_rank: int = Field(64, ge=1)
+    qlora: bool | None = Field(
+        None, description="whether workers can quantize; empty: as this machine, by its packages"
+    )
     max_upload_bytes: int = Field(1 << 30, ge=1)
     max_queued_jobs: int = Field(1000, ge=1, description="per tenant, queued or running")
 
@@ -73,6 +77,11 @@ class Settings(BaseSettings):
     @property
     def inference(self) -> str:
         return self.inference_url or f"http://{self.inference_host}:{self.inference_port}"
+
+    @property
+    def can_quantize(self) -> bool:
+        """Whether qlora jobs are taken. Asks for the package without importing it or torch."""
+        return find_spec("bitsandbytes") is not None if self.qlora is None else self.qlora
 
     @property
     def embedded(self) -> bool:

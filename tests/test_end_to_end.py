@@ -226,6 +226,63 @@ def test_the_whole_path_on_one_machine(serve: Serve, base: Path, tmp_path: Path)
     assert gone.json()["error"]["code"] == "not_found"
 
 
+def check_in_peft(client: httpx.Client, adapter_id: str, base: Path, folder: Path) -> bytes:
+    """PEFT's own forward, token by token, says what the service says."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    archive = client.get(f"/adapters/{adapter_id}/download").read()
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        tar.extractall(folder, filter="data")
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    messages = [{"role": "user", "content": "say 7"}]
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    ids = list(prompt)
+    with torch.no_grad():
+        while len(ids) < len(prompt) + 12 and (ids == prompt or ids[-1] != tokenizer.eos_token_id):
+            ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+    text = tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True)
+    assert text == generate(client, adapter_id=adapter_id)["text"]
+    return archive
+
+
+@pytest.mark.parametrize(
+    ("peft", "kind"),
+    [
+        ({"type": "lora", "r": 4, "use_dora": True}, "lora"),
+        ({"type": "qlora", "r": 4}, "lora"),
+        ({"type": "prompt_tuning", "num_virtual_tokens": 6}, "prompt_tuning"),
+        ({"type": "prefix_tuning", "num_virtual_tokens": 6}, "prefix_tuning"),
+    ],
+    ids=["dora", "qlora", "prompt_tuning", "prefix_tuning"],
+)
+def test_a_kind_of_peft_goes_there_and_back_again(
+    serve: Serve, base: Path, tmp_path: Path, peft: dict[str, Any], kind: str
+) -> None:
+    if peft["type"] == "qlora":
+        pytest.importorskip("bitsandbytes")
+    client = serve()
+    dataset = upload(client, conversations(60))
+    rate = 0.01 if kind == "lora" else 0.1
+    method = {"type": "sft", "max_steps": 10, "learning_rate": rate, "max_length": 64}
+    job = train(client, dataset["id"], peft=peft, method=method)
+    assert job["peft"] == peft | job["peft"]
+    adapter = client.get(f"/adapters/{job['adapter_id']}").json()
+    assert (adapter["kind"], adapter["peft"]) == (kind, job["peft"])
+
+    plain, tuned = generate(client), generate(client, adapter_id=job["adapter_id"])
+    assert plain["logprobs"] != tuned["logprobs"]
+    assert plain["usage"]["prompt_tokens"] == tuned["usage"]["prompt_tokens"]
+    archive = check_in_peft(client, job["adapter_id"], base, tmp_path / "taken")
+    imported = client.post("/adapters/import", params={"base_model": "tiny"}, content=archive)
+    assert imported.status_code == 201, imported.text
+    assert imported.json()["kind"] == kind
+    again = generate(client, adapter_id=imported.json()["id"])
+    assert again["text"] == tuned["text"]
+
+
 def test_the_same_path_over_postgresql_redis_and_s3(
     serve: Serve, postgres_url: str, redis_url: str, s3: S3Server
 ) -> None:

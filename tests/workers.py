@@ -26,7 +26,8 @@ class House:
     """A data folder with a tenant in it, a store and objects to look at, and no server."""
 
     def __init__(self, data_dir: Path, base: Path, **settings: Any) -> None:
-        self.settings = Settings(data_dir=data_dir, base_models={"tiny": str(base)}, **settings)
+        models = settings.pop("base_models", {"tiny": str(base)})
+        self.settings = Settings(data_dir=data_dir, base_models=models, **settings)
         self.store = open_store(self.settings)
         self.objects = open_objects(self.settings)
         self.bases = BaseCatalogue(self.settings.base_models)

@@ -159,13 +159,14 @@ class Completions:
         answer = Answer(body.model, [], sum(len(prompt.ids) for prompt in prompts))
         requests = []
         for prompt in prompts:
-            max_tokens = room_for(served.model, prompt, body.max_tokens)
+            max_tokens = room_for(served, prompt, body.max_tokens)
             for index in range(body.n):
                 answer.choices.append(Choice(self._tokenizer, len(answer.choices), prompt, shape))
                 requests.append(
                     SequenceRequest(
                         model=served.model,
                         lora=served.lora,
+                        virtual_tokens=served.virtual_tokens,
                         prompt_ids=prompt.ids,
                         max_tokens=max_tokens,
                         sampling=body.sampling,

@@ -2,12 +2,12 @@
 
 import math
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from engine.infer.errors import AdapterRefused
+from engine.spec import AdapterKind
 
 
 class Probe(BaseModel):
@@ -33,7 +33,7 @@ class ServingManifest(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    kind: Literal["lora", "full"]
+    kind: AdapterKind
     contract: Contract = Contract()
     probes: tuple[Probe, ...] = ()
 

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 from engine.infer.lora import LoraWeights
 from engine.infer.model import ServedModel
 from engine.infer.sampling import GREEDY, Sampling, Score
+from engine.infer.virtual_tokens import VirtualTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class SequenceRequest:
     stop_token_ids: frozenset[int] = frozenset()
     logprobs: int | None = None  # how many alternatives; None: no log-probs
     score_prompt: bool = False
+    virtual_tokens: VirtualTokens | None = None
     ahead: bool = False  # a probe: does not wait behind the clients' sequences
 
 

@@ -19,6 +19,7 @@ from engine.infer.errors import (
 from engine.infer.folder import Probe, model_bytes, read_manifest
 from engine.infer.lora import LoraWeights, load_lora
 from engine.infer.model import ServedModel, load_model, serving_dtype
+from engine.infer.virtual_tokens import VirtualTokens
 
 log = structlog.get_logger()
 
@@ -29,12 +30,13 @@ _THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What to generate with: the base, the base with an adapter, or a full fine-tune."""
+    """What to generate with: the base (alone, with LoRA, behind virtual tokens) or a full model."""
 
     name: str
     model: ServedModel
     lora: LoraWeights | None
     stop_token_ids: frozenset[int]
+    virtual_tokens: VirtualTokens | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +103,11 @@ class Loader:
     def _served(self, name: str, found: Found) -> Served:
         folder, base = self._fetched(name), self._base.model
         if found.kind == "lora":
-            lora = load_lora(folder, base.linear_shapes, base.device)
+            lora = load_lora(folder, base.linear_shapes, base.device, base.linear_weight)
             return Served(name, base, lora, found.stop_token_ids)
+        if found.kind != "full":
+            virtual_tokens = base.load_virtual_tokens(folder, found.kind)
+            return Served(name, base, None, found.stop_token_ids, virtual_tokens)
         try:
             with self._one_model:
                 model = load_model(name, folder, base.device, max_context=self._max_context)

@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.utils.logging import disable_progress_bar
 
 from engine.infer.errors import ModelUnusable
-from engine.infer.lora import CONFIG_NAME as LORA_CONFIG_NAME
 from engine.infer.lora import LoraSwitch, LoraWeights
+from engine.infer.peft_folder import CONFIG_NAME as ADAPTER_CONFIG_NAME
+from engine.infer.virtual_tokens import VirtualTokens, load_prefix, load_prompt
 
 _DEFAULT_CONTEXT = 2048  # of models that name no limit
 
@@ -25,6 +26,7 @@ class ServedModel:
         self._model = model
         self._switch = LoraSwitch(model)
         self.linear_shapes = self._switch.shapes
+        self.linear_weight = self._switch.weight_of
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
@@ -32,9 +34,18 @@ class ServedModel:
         self.context_length = min(limit or _DEFAULT_CONTEXT, max_context or limit or 1 << 30)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
-    def new_cache(self) -> Any:
-        """The attention state of one sequence."""
-        return DynamicCache(config=self._model.config)
+    def load_virtual_tokens(self, folder: Path, kind: str) -> VirtualTokens:
+        """Read a folder of prompt or prefix tuning for this model. Raises AdapterRefused."""
+        load = {"prompt_tuning": load_prompt, "prefix_tuning": load_prefix}[kind]
+        return load(folder, self._model, context_length=self.context_length)
+
+    def new_cache(self, virtual_tokens: VirtualTokens | None = None) -> Any:
+        """The attention state that a sequence begins with; in the thread that runs the model."""
+        cache = DynamicCache(config=self._model.config)
+        if virtual_tokens is None:
+            return cache
+        self._switch.activate(None)
+        return virtual_tokens.begin(self._model, cache)
 
     def forward(
         self, token_ids: Sequence[int], cache: Any, lora: LoraWeights | None, *, keep: int
@@ -96,10 +107,10 @@ def check_model_folder(folder: Path) -> None:
             "The model's config asks for Python code of its own (auto_map), which is never run; "
             "use a model whose architecture Transformers ships.",
         )
-    if (folder / LORA_CONFIG_NAME).exists():
+    if (folder / ADAPTER_CONFIG_NAME).exists():
         raise ModelUnusable(
             "model_unusable",
-            f"The model's folder has an {LORA_CONFIG_NAME}; merge the adapter or take it out.",
+            f"The model's folder has an {ADAPTER_CONFIG_NAME}; merge the adapter or take it out.",
         )
 
 

@@ -19,8 +19,9 @@ def compute_logprobs(
     """[log p(token_ids[i] | token_ids[:i]) for i >= prompt_tokens], raw (temperature 1).
 
     `model` is a Transformers or PEFT causal model, or any callable that takes `input_ids` [1, n]
-    and returns an object with `.logits` [1, n, vocabulary]. A module is put into eval mode for the
-    call and back. Raises ValueError when there is nothing to score.
+    and returns an object with `.logits` [1, n or more, vocabulary], of which the last n count. A
+    module is put into eval mode for the call and back. Raises ValueError when there is nothing
+    to score.
     """
     if not 1 <= prompt_tokens < len(token_ids):
         raise ValueError(
@@ -34,7 +35,8 @@ def compute_logprobs(
         # no_grad and not inference_mode: modules may keep tensors that training goes on to use.
         with torch.no_grad():
             ids = torch.tensor([list(token_ids)], device=_device_of(model))
-            logits = model(input_ids=ids).logits[0, prompt_tokens - 1 : -1]
+            # From the end: prompt tuning's virtual tokens have logits too, in front.
+            logits = model(input_ids=ids).logits[0, prompt_tokens - len(token_ids) - 1 : -1]
             scores: list[float] = token_logprobs(logits, ids[0, prompt_tokens:]).tolist()
             return scores
     finally:

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer
 
 from engine.infer.detokenizer import Detokenizer
 from engine.infer.errors import RequestInvalid
-from engine.infer.model import ServedModel
+from engine.infer.loader import Served
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +40,27 @@ def _decoded(tokenizer: Tokenizer, ids: list[int]) -> EncodedPrompt:
     return EncodedPrompt(tuple(ids), "".join(parts) + detokenizer.flush(), tuple(offsets))
 
 
-def room_for(model: ServedModel, prompt: EncodedPrompt, wanted: int | None) -> int:
+def room_for(served: Served, prompt: EncodedPrompt, wanted: int | None) -> int:
     """How many tokens may be generated after this prompt. Raises RequestInvalid."""
     if not prompt.ids:
         raise RequestInvalid(
             "The prompt has no tokens; send at least one.", param="prompt", code="empty_prompt"
         )
-    if max(prompt.ids) >= model.vocabulary:
+    vocabulary = served.model.vocabulary
+    if max(prompt.ids) >= vocabulary:
         raise RequestInvalid(
-            f"Token id {max(prompt.ids)} is not in the model's vocabulary of {model.vocabulary}; "
+            f"Token id {max(prompt.ids)} is not in the model's vocabulary of {vocabulary}; "
             "encode the prompt with the model's own tokenizer.",
             param="prompt",
             code="invalid_token_id",
         )
-    room = model.context_length - len(prompt.ids)
+    context, virtual = served.model.context_length, served.virtual_tokens
+    room = context - len(prompt.ids) - (virtual.count if virtual else 0)
     if room < 0 or (room == 0 and wanted != 0):
+        taken = f", {virtual.count} of them the adapter's virtual ones" if virtual else ""
         raise RequestInvalid(
             f"The prompt has {len(prompt.ids)} tokens and the model's context holds "
-            f"{model.context_length}, at least one of them generated; shorten the prompt.",
+            f"{context}{taken}, at least one of them generated; shorten the prompt.",
             param="prompt",
             code="context_length_exceeded",
         )

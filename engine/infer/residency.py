@@ -66,7 +66,7 @@ class Residency:
         self._slots: dict[str, _Slot] = {}
         self._refusals: dict[str, _Refusal] = {}
         self._rooms = {
-            "lora": Room(max_resident, None, self._forget),
+            "adapter": Room(max_resident, None, self._forget),
             "full": Room(max_full_models, max_full_model_bytes, self._forget),
         }
 
@@ -148,7 +148,7 @@ class Residency:
         """Fetch, find room, read, verify."""
         found = await self._loader.find(slot.name)
         slot.checked_at = self._clock()
-        room = self._rooms[found.kind]
+        room = self._rooms["full" if found.kind == "full" else "adapter"]
         if room.max_bytes is not None and found.size_bytes > room.max_bytes:
             raise AdapterRefused(
                 "adapter_too_large",
@@ -158,7 +158,7 @@ class Residency:
         await room.take(slot, found.size_bytes)
         slot.room = room
         served = await self._loader.read(slot.name, found)
-        await self._verifier.check(slot.name, served.model, served.lora, found.probes)
+        await self._verifier.check(served, found.probes)
         slot.ready = True
         room.changed(slot)
         self._count()

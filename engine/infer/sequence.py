@@ -1,6 +1,7 @@
 """One sequence on its way through a model: its cache, its tokens and the text they make."""
 
 from collections.abc import Sequence as Tokens
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -32,7 +33,7 @@ class Sequence:
         self._sink, self._chunk = sink, prefill_chunk
         if request.score_prompt:
             self._chunk = max(1, min(prefill_chunk, _SCORED_LOGITS // request.model.vocabulary))
-        self._cache = request.model.new_cache()
+        self._cache: Any = None  # made with the first forward
         self._fed = 0  # tokens of the prompt that the cache holds
         self._made = 0
         self._next: list[int] = []  # the token to feed next, once the prompt is in
@@ -77,6 +78,8 @@ class Sequence:
 
     def _forward(self, token_ids: Tokens[int], *, keep: int) -> torch.Tensor:
         request = self.request
+        if self._cache is None:
+            self._cache = request.model.new_cache(request.virtual_tokens)
         logits = request.model.forward(token_ids, self._cache, request.lora, keep=keep)
         if not bool(logits.logsumexp(-1).isfinite().all()):
             raise GenerationFailed(

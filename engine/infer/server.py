@@ -66,7 +66,7 @@ def create_app(
         )
         tolerance = probe_tolerance or _TOLERANCE[base.model.dtype]
         sample = tokenizer.encode(_SAMPLE_TEXT, add_special_tokens=False).ids
-        verifier = Verifier(scheduler, base.model, tolerance=tolerance, sample_ids=sample)
+        verifier = Verifier(scheduler, base, tolerance=tolerance, sample_ids=sample)
         loader = Loader(fetch, base, max_context=max_context)
         residency = Residency(
             base,

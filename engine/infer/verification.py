@@ -7,8 +7,7 @@ from engine.infer.errors import AdapterRefused, GenerationFailed
 from engine.infer.events import EventQueue
 from engine.infer.folder import Probe
 from engine.infer.generator import Failed, Generator, PromptScored, SequenceRequest
-from engine.infer.lora import LoraWeights
-from engine.infer.model import ServedModel
+from engine.infer.loader import Served
 
 _NO_EFFECT = 1e-6
 
@@ -23,7 +22,7 @@ class Verifier:
     def __init__(
         self,
         generator: Generator,
-        base: ServedModel,
+        base: Served,
         *,
         tolerance: float,
         sample_ids: Sequence[int],
@@ -31,19 +30,15 @@ class Verifier:
         self._generator, self._base, self._tolerance = generator, base, tolerance
         self._sample = Probe(token_ids=tuple(sample_ids), prompt_tokens=1, logprobs=())
 
-    async def check(
-        self, name: str, model: ServedModel, lora: LoraWeights | None, probes: Sequence[Probe]
-    ) -> None:
+    async def check(self, adapter: Served, probes: Sequence[Probe]) -> None:
         """Raises AdapterRefused: adapter_mismatch, adapter_no_effect or adapter_invalid."""
-        tried = list(probes) or [self._sample]
+        name, tried = adapter.name, list(probes) or [self._sample]
         for probe in tried:
-            self._check_form(name, probe, model, trained=bool(probes))
-        served = await asyncio.gather(*(self._score(probe, model, lora, name) for probe in tried))
+            self._check_form(adapter, probe, trained=bool(probes))
+        served = await asyncio.gather(*(self._score(probe, adapter, name) for probe in tried))
         if probes:
             self._check_equal(name, probes, served)
-        base = await asyncio.gather(
-            *(self._score(probe, self._base, None, name) for probe in tried)
-        )
+        base = await asyncio.gather(*(self._score(probe, self._base, name) for probe in tried))
         effect = max(
             abs(a - b)
             for ours, plain in zip(served, base, strict=True)
@@ -56,18 +51,20 @@ class Verifier:
                 "base model's. Train it for more steps or at a higher learning rate.",
             )
 
-    def _check_form(self, name: str, probe: Probe, model: ServedModel, *, trained: bool) -> None:
-        tokens = len(probe.token_ids)
-        smallest = min(self._base.vocabulary, model.vocabulary)
+    def _check_form(self, adapter: Served, probe: Probe, *, trained: bool) -> None:
+        tokens, base, model = len(probe.token_ids), self._base.model, adapter.model
+        smallest = min(base.vocabulary, model.vocabulary)
+        virtual = adapter.virtual_tokens.count if adapter.virtual_tokens else 0
         if (
             probe.prompt_tokens >= tokens
-            or tokens > min(self._base.context_length, model.context_length)
+            or tokens + virtual > min(base.context_length, model.context_length)
             or not all(0 <= token < smallest for token in probe.token_ids)
             or (trained and len(probe.logprobs) != tokens - probe.prompt_tokens)
         ):
             raise AdapterRefused(
                 "adapter_invalid",
-                f"Adapter {name!r} has a probe that does not fit this model ({tokens} tokens).",
+                f"Adapter {adapter.name!r} has a probe of {tokens} tokens that does not fit this "
+                "model.",
             )
 
     def _check_equal(
@@ -88,13 +85,12 @@ class Verifier:
                 "the base model revision it was trained on, or train it again.",
             )
 
-    async def _score(
-        self, probe: Probe, model: ServedModel, lora: LoraWeights | None, name: str
-    ) -> list[float]:
+    async def _score(self, probe: Probe, served: Served, name: str) -> list[float]:
         """The log-probs of the probe's completion, as a client would be told them."""
         request = SequenceRequest(
-            model=model,
-            lora=lora,
+            model=served.model,
+            lora=served.lora,
+            virtual_tokens=served.virtual_tokens,
             prompt_ids=probe.token_ids,
             max_tokens=0,
             logprobs=0,

@@ -80,3 +80,4 @@ def _quiet() -> None:
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     warnings.simplefilter("ignore", FutureWarning)
+    warnings.filterwarnings("ignore", message="Position ids are not supported for parameter")

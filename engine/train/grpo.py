@@ -30,7 +30,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     renderer = load_renderer(plan.base_path)
     rows = iter_rows(plan.dataset_path, plan.dataset_format, plan.row_type)
     data = tokenized(rows, renderer, method.max_length)
-    tell(link, data, method.max_length)
+    tell(plan, link, data)
     start = begin(plan, probe_examples(data.examples))
     start.model.generation_config.eos_token_id = list(renderer.contract.stop_token_ids)
     total = _total_steps(method, prompts := split_prompts(data.examples, plan))
@@ -60,7 +60,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
         callbacks=[KlBound(RewardWatch(method, link))],
     )
     outcome = run(plan, link, trainer, split)
-    return finish(plan, start, outcome, renderer)
+    return finish(plan, link, start, outcome, renderer)
 
 
 class TokenizedGrpoTrainer(GRPOTrainer):

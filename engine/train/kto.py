@@ -30,7 +30,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     rows = iter_rows(plan.dataset_path, plan.dataset_format, plan.row_type)
     data = ratings(rows, renderer, method.max_length)
     _check(data.examples)
-    tell(link, data, method.max_length)
+    tell(plan, link, data)
     random.Random(plan.seed).shuffle(data.examples)
     start = begin(plan, [rated.answer for rated in data.examples])
     columns = partial(rated_columns, batch_size=method.per_device_batch_size)
@@ -57,7 +57,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     )
     drop_reference(start.model)
     outcome = run(plan, link, trainer, split)
-    return finish(plan, start, outcome, renderer)
+    return finish(plan, link, start, outcome, renderer)
 
 
 def _check(examples: list[Rated]) -> None:

@@ -10,8 +10,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from engine.spec import FullPeft, LoraPeft, Peft
+from engine.spec import FullPeft, LoraPeft, Peft, PrefixTuningPeft, PromptTuningPeft, QloraPeft
 from engine.train.errors import TrainingFailed
+from engine.train.quantization import keep_unpacked, quantized
+from engine.train.virtual_tokens import add_virtual_tokens
 
 TaskType = Literal["CAUSAL_LM", "SEQ_CLS"]
 
@@ -24,28 +26,47 @@ TOKENIZER_FILES = (
 )
 
 
-def load_base(path: Path) -> PreTrainedModel:
-    """The causal language model in a local folder, in float32 on a CPU, bfloat16 on a GPU."""
-    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+def load_base(path: Path, peft: Peft | None = None) -> PreTrainedModel:
+    """The causal language model in a local folder, in float32 on a CPU, bfloat16 on a GPU.
+
+    For QLoRA its linear layers are in 4 bits. Raises TrainingFailed.
+    """
+    options = quantized(peft, compute_dtype()) if isinstance(peft, QloraPeft) else {}
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, local_files_only=True, trust_remote_code=False
+        base: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            path, dtype=compute_dtype(), local_files_only=True, trust_remote_code=False, **options
         )
     except (OSError, ValueError, KeyError) as error:
         raise TrainingFailed(
             "base_model_unusable", f"The base model does not load: {error}"
         ) from error
+    keep_unpacked(base)
+    return base
+
+
+def compute_dtype() -> torch.dtype:
+    return torch.bfloat16 if torch.cuda.is_available() else torch.float32
 
 
 def add_peft(
     base: PreTrainedModel, peft: Peft, *, task_type: TaskType = "CAUSAL_LM"
 ) -> torch.nn.Module:
-    """The base with what is to be trained; seed torch before, since LoRA's A is random.
+    """The base with what is to be trained; seed torch before, since most kinds begin at random.
 
     A SEQ_CLS base has a scalar head, which is trained whole.
     """
-    if isinstance(peft, FullPeft):
-        return base
+    match peft:
+        case FullPeft():
+            return base
+        case PromptTuningPeft() | PrefixTuningPeft():
+            return add_virtual_tokens(base, peft)
+        case LoraPeft() | QloraPeft():
+            return _add_lora(base, peft, task_type)
+
+
+def _add_lora(
+    base: PreTrainedModel, peft: LoraPeft | QloraPeft, task_type: TaskType
+) -> torch.nn.Module:
     known = ", ".join(linear_names(base))
     try:
         model = get_peft_model(base, lora_config(peft, task_type))
@@ -70,8 +91,9 @@ def linear_names(base: PreTrainedModel) -> list[str]:
     return sorted({name.rpartition(".")[2] for name in linear})
 
 
-def lora_config(peft: LoraPeft, task_type: TaskType = "CAUSAL_LM") -> LoraConfig:
+def lora_config(peft: LoraPeft | QloraPeft, task_type: TaskType = "CAUSAL_LM") -> LoraConfig:
     whole = peft.target_modules == "all-linear"
+    own = peft.model_dump(include={"use_dora", "init_lora_weights"})  # QLoRA has neither
     return LoraConfig(
         task_type=task_type,
         r=peft.r,
@@ -79,6 +101,7 @@ def lora_config(peft: LoraPeft, task_type: TaskType = "CAUSAL_LM") -> LoraConfig
         lora_dropout=peft.lora_dropout,
         target_modules="all-linear" if whole else list(peft.target_modules),
         use_rslora=peft.use_rslora,
+        **own,
     )
 
 
@@ -89,8 +112,8 @@ def trainable_parameters(model: torch.nn.Module) -> int:
 def export(model: Any, base_name: str, base_path: Path, folder: Path) -> None:
     """Write the trained weights to `folder`, with nothing in them of this machine or this run.
 
-    LoRA: `adapter_config.json` and `adapter_model.safetensors`. Full: a model folder with its
-    tokenizer. The same weights give the same bytes.
+    Full: a model folder with its tokenizer. The other kinds: `adapter_config.json` and
+    `adapter_model.safetensors`. The same weights give the same bytes.
     """
     kept = {"selected_adapters": [model.active_adapter]} if isinstance(model, PeftModel) else {}
     model.save_pretrained(folder, **kept)

@@ -31,7 +31,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     renderer = load_renderer(plan.base_path)
     rows = iter_rows(plan.dataset_path, plan.dataset_format, plan.row_type)
     data = preferences(rows, renderer, method.max_length)
-    tell(link, data, method.max_length)
+    tell(plan, link, data)
     start = begin(plan, [pair.chosen for pair in data.examples])
     split = split_rows(data.examples, pair_columns, plan)
     trainer = OrpoTrainer(
@@ -44,7 +44,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
         processing_class=start.tokenizer,
     )
     outcome = run(plan, link, trainer, split)
-    return finish(plan, start, outcome, renderer)
+    return finish(plan, link, start, outcome, renderer)
 
 
 class OrpoTrainer(Trainer):

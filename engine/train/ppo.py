@@ -47,7 +47,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     renderer = load_renderer(plan.base_path)
     rows = iter_rows(plan.dataset_path, plan.dataset_format, plan.row_type)
     data = prompts(rows, renderer, method.max_length)
-    tell(link, data, method.max_length)
+    tell(plan, link, data)
     start = begin(plan, probe_examples(data.examples))
     split = split_prompts(data.examples, plan)
     actor = ActorCritic(
@@ -57,7 +57,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     run = PpoRun(plan, method, renderer, actor, graded, split, link)
     outcome = run.run()
     actor.switch.use(POLICY)
-    return finish(plan, start, outcome, renderer)
+    return finish(plan, link, start, outcome, renderer)
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,13 @@
-"""Imported once by the fork server: every training child starts with its libraries there."""
+"""Imported once by the fork server: every training child starts with its libraries there.
 
-import engine.train.child  # noqa: F401 - the import is the point
+Except bitsandbytes, which peft would import wherever it is installed. It asks the GPU what it is as
+it is imported, and a process that has done so cannot fork children that use the GPU.
+"""
+
+import sys
+
+sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # an import of it fails
+
+import engine.train.child  # noqa: E402, F401 - the import is the point
+
+del sys.modules["bitsandbytes"]  # a child that quantizes imports it

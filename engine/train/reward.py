@@ -3,13 +3,14 @@
 import math
 from typing import Any
 
+from peft import PeftModel
 from transformers import AutoTokenizer, set_seed
 from trl import RewardConfig, RewardTrainer
 
 from engine.plan import Finished, ScoreProbe, TrainPlan
 from engine.render import load_renderer
 from engine.rows import iter_rows
-from engine.spec import RewardMethod
+from engine.spec import QloraPeft, RewardMethod
 from engine.train.errors import TrainingFailed
 from engine.train.examples import Pair, preferences
 from engine.train.link import Link
@@ -32,9 +33,10 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     renderer = load_renderer(plan.base_path)
     rows = iter_rows(plan.dataset_path, plan.dataset_format, plan.row_type)
     data = preferences(rows, renderer, method.max_length, whole=True)
-    tell(link, data, method.max_length)
+    tell(plan, link, data)
     set_seed(plan.seed)
-    base = load_headed_base(plan.base_path, renderer.contract.pad_token_id)
+    pad = renderer.contract.pad_token_id
+    base = load_headed_base(plan.base_path, pad, plan.peft)
     model = add_peft(base, plan.peft, task_type="SEQ_CLS")
     split = split_rows(data.examples, columns, plan)
     trainer = RewardTrainer(
@@ -53,6 +55,8 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     outcome = run(plan, link, trainer, split)
     folder = plan.work_dir / "adapter"
     export(model, plan.base_name, plan.base_path, folder)
+    if isinstance(plan.peft, QloraPeft):  # it is served on the base that is not quantized
+        model = PeftModel.from_pretrained(load_headed_base(plan.base_path, pad), folder)
     return Finished(
         path=folder,
         kind="reward",

@@ -11,21 +11,33 @@ from peft.utils import set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from engine.spec import Peft, QloraPeft
 from engine.train.errors import TrainingFailed
+from engine.train.model import compute_dtype
+from engine.train.quantization import keep_unpacked, quantized
 from engine.train.switch import AdapterSwitch
 
 HEAD = "score.weight"
 
 
-def load_headed_base(path: Path, pad_token_id: int) -> PreTrainedModel:
+def load_headed_base(path: Path, pad_token_id: int, peft: Peft | None = None) -> PreTrainedModel:
     """The base with a new linear head of one output, drawn at random: seed torch before.
 
-    Raises TrainingFailed for an architecture that has no such form.
+    For QLoRA its linear layers, but not the head, are in 4 bits. Raises TrainingFailed for an
+    architecture that has no such form.
     """
-    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    dtype = compute_dtype()
+    options = quantized(peft, dtype) if isinstance(peft, QloraPeft) else {}
+    if options:
+        options["quantization_config"].llm_int8_skip_modules = ["score"]
     try:
         model = AutoModelForSequenceClassification.from_pretrained(
-            path, num_labels=1, dtype=dtype, local_files_only=True, trust_remote_code=False
+            path,
+            num_labels=1,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            **options,
         )
     except (OSError, ValueError, KeyError) as error:
         raise TrainingFailed(
@@ -35,6 +47,7 @@ def load_headed_base(path: Path, pad_token_id: int) -> PreTrainedModel:
         text = "The base model's architecture has no scalar head that could be served."
         raise TrainingFailed("base_model_unusable", text)
     model.config.get_text_config().pad_token_id = pad_token_id
+    keep_unpacked(model)
     return model
 
 

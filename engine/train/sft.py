@@ -23,7 +23,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     renderer = load_renderer(plan.base_path)
     rows = iter_rows(plan.dataset_path, plan.dataset_format, plan.row_type)
     data = conversations(rows, renderer, method.max_length)
-    tell(link, data, method.max_length)
+    tell(plan, link, data)
     start = begin(plan, data.examples)
     split = split_rows(data.examples, columns, plan)
     trainer = SFTTrainer(
@@ -41,7 +41,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
         processing_class=start.tokenizer,
     )
     outcome = run(plan, link, trainer, split)
-    return finish(plan, start, outcome, renderer)
+    return finish(plan, link, start, outcome, renderer)
 
 
 def columns(examples: list[Example]) -> dict[str, list[list[int]]]:

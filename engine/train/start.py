@@ -9,12 +9,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from engine.plan import Finished, TrainPlan, Warned
 from engine.render import Renderer
+from engine.spec import KIND_OF_PEFT
 from engine.train import probing
 from engine.train.errors import TrainingFailed
 from engine.train.examples import Example, Tokenized
 from engine.train.link import Link
 from engine.train.model import add_peft, export, load_base
 from engine.train.trainer import Outcome
+from engine.train.virtual_tokens import rate_warnings
 
 POLICY = "default"  # the adapter that is trained; others beside it are references
 
@@ -35,7 +37,7 @@ def begin(plan: TrainPlan, examples: list[Example]) -> Start:
     The seed is set first, since what is new is drawn at random.
     """
     set_seed(plan.seed)
-    base = load_base(plan.base_path)
+    base = load_base(plan.base_path, plan.peft)
     probes = probing.choose(examples)
     base_logprobs = probing.measure(base, probes)
     model = add_peft(base, plan.peft) if plan.init_from is None else _continued(plan, base)
@@ -53,13 +55,16 @@ def _continued(plan: TrainPlan, base: Any) -> Any:
     return model
 
 
-def tell(link: Link, data: Tokenized[Any], max_length: int) -> None:
-    """Warn of rows that were cut or left out."""
-    for message in data.warnings(max_length):
+def tell(plan: TrainPlan, link: Link, data: Tokenized[Any]) -> None:
+    """Warn of rows that were cut or left out, and of a learning rate for another kind of PEFT."""
+    cautions = rate_warnings(plan.peft, plan.method.learning_rate)
+    for message in (*data.warnings(plan.method.max_length), *cautions):
         link.send(Warned(message=message))
 
 
-def finish(plan: TrainPlan, start: Start, outcome: Outcome, renderer: Renderer) -> Finished:
+def finish(
+    plan: TrainPlan, link: Link, start: Start, outcome: Outcome, renderer: Renderer
+) -> Finished:
     """Write the adapter to `work_dir/adapter`. Raises TrainingFailed for one that diverged."""
     folder = plan.work_dir / "adapter"
     export(start.model, plan.base_name, plan.base_path, folder)
@@ -70,12 +75,15 @@ def finish(plan: TrainPlan, start: Start, outcome: Outcome, renderer: Renderer) 
             "The last steps left a model that predicts no probabilities; lower "
             "`method.learning_rate`.",
         )
+    measured = probing.as_served(plan, folder, start.probes, start.base_logprobs, tuned)
+    for message in measured.warnings:
+        link.send(Warned(message=message))
     return Finished(
         path=folder,
-        kind="full" if plan.peft.type == "full" else "lora",
+        kind=KIND_OF_PEFT[plan.peft.type],
         training_s=outcome.training_s,
-        metrics=outcome.metrics,
-        probes=probing.combine(start.probes, start.base_logprobs, tuned),
+        metrics=outcome.metrics | measured.metrics,
+        probes=measured.probes,
         contract=renderer.contract.model_dump(mode="json"),
     )
 

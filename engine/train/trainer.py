@@ -13,10 +13,11 @@ from datasets import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArguments
 
 from engine.plan import Started, TrainPlan
-from engine.spec import Offline, Training
+from engine.spec import Offline, QloraPeft, Training
 from engine.train.errors import StopRequested, TrainingFailed
 from engine.train.link import Link
 from engine.train.model import trainable_parameters
+from engine.train.quantization import keep_float32
 from engine.train.watch import Watch
 
 A = TypeVar("A", bound=TrainingArguments)
@@ -148,6 +149,8 @@ def run(plan: TrainPlan, link: Link, trainer: Any, split: Split) -> Outcome:
     method = plan.method
     watch = Watch(link, passes=split.passes, stride=getattr(method, "num_iterations", 1))
     trainer.add_callback(watch)
+    if isinstance(plan.peft, QloraPeft):
+        keep_float32(trainer.model)
     trainer.remove_callback(PrinterCallback)  # the runner tells the client, nobody reads stdout
     if isinstance(method, Offline) and method.early_stopping_patience:
         trainer.add_callback(EarlyStoppingCallback(method.early_stopping_patience))

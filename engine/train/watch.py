@@ -12,7 +12,11 @@ from engine.plan import Evaluated, Saved, Stepped
 from engine.train.errors import StopRequested, TrainingFailed
 from engine.train.link import Link
 
-_SPEEDS = ("_runtime", "_per_second", "_preparation_time")  # of an evaluation: nothing that a client asked for
+_SPEEDS = (
+    "_runtime",
+    "_per_second",
+    "_preparation_time",
+)  # of an evaluation: nothing that a client asked for
 
 
 class Watch(TrainerCallback):

@@ -18,13 +18,20 @@ import numpy as np
 
 from tests.adapters.crafting import (
     BASE,
+    HIDDEN,
+    KEY,
     RANK,
+    SIZES,
+    VIRTUAL,
     Tensors,
     adapter,
+    dora,
     file_of,
     lora,
     name_of,
     numbers,
+    prefix_tuning,
+    prompt_tuning,
     safetensors,
     special,
     tar,
@@ -50,6 +57,7 @@ def cases() -> Iterator[tuple[str, str, bytes]]:
     yield from _configs()
     yield from _headers()
     yield from _weights()
+    yield from _virtual_tokens()
 
 
 def _good() -> Iterator[tuple[str, str, bytes]]:
@@ -61,6 +69,7 @@ def _good() -> Iterator[tuple[str, str, bytes]]:
         ACCEPTED,
         tar(with_weights(safetensors(lora(dtype="F16")), use_rslora=True)),
     )
+    yield "good-dora.tar", ACCEPTED, tar(with_weights(safetensors(dora()), use_dora=True))
     folder = special("my-adapter", tarfile.DIRTYPE)
     inside = [(f"my-adapter/{name}", data) for name, data in files.items()]
     yield "good-in-a-folder.tar", ACCEPTED, tar_of(folder, *inside)
@@ -158,7 +167,8 @@ def _configs() -> Iterator[tuple[str, str, bytes]]:
         code = codes.get(name, "config_malformed")
         yield f"config-{name}.tar", code, tar({**adapter(), "adapter_config.json": data})
     for name, code, changes in (
-        ("prefix-tuning", "peft_type_unsupported", {"peft_type": "PREFIX_TUNING"}),
+        ("loha", "peft_type_unsupported", {"peft_type": "LOHA"}),
+        ("prefix-tuning", "config_malformed", {"peft_type": "PREFIX_TUNING"}),
         ("classifier", "task_type_unsupported", {"task_type": "SEQ_CLS"}),
         ("rank-zero", "config_malformed", {"r": 0}),
         ("rank-true", "config_malformed", {"r": True}),
@@ -170,7 +180,7 @@ def _configs() -> Iterator[tuple[str, str, bytes]]:
         ("alpha-text", "config_malformed", {"lora_alpha": "32"}),
         ("targets-odd", "config_malformed", {"target_modules": ["../../x"]}),
         ("targets-other", "config_mismatch", {"target_modules": ["q_proj"]}),
-        ("dora", "dora_unsupported", {"use_dora": True}),
+        ("dora", "dora_magnitude_missing", {"use_dora": True}),
         ("bias", "lora_bias_unsupported", {"bias": "all"}),
         ("lora-bias", "lora_bias_unsupported", {"lora_bias": True}),
         ("modules-to-save", "modules_to_save_unsupported", {"modules_to_save": ["lm_head"]}),
@@ -242,6 +252,7 @@ def _with_hole(header: dict[str, dict[str, list[int]]], data: bytes, start: int 
 def _weights() -> Iterator[tuple[str, str, bytes]]:
     for name, code, tensors in _tensors():
         yield f"weights-{name}.tar", code, tar(with_weights(safetensors(tensors)))
+    yield from _dora()
     rank = RANK + 1
     yield "weights-rank-other.tar", "wrong_shape", tar(with_weights(safetensors(lora(rank))))
     wide = safetensors(lora(scale=2))
@@ -275,12 +286,70 @@ def _tensors() -> Iterator[tuple[str, str, Tensors]]:
     yield "name-other-half", "odd_tensor_name", {**good, a.replace("_A", "_C"): numbers((2, 8))}
     yield "name-unicode", "odd_tensor_name", {**good, name_of("model.ü", "A"): numbers((2, 8))}
     dora = {a.replace("lora_A.weight", "lora_magnitude_vector"): numbers((8,))}
-    yield "dora", "dora_unsupported", {**good, **dora}
+    yield "dora", "config_mismatch", {**good, **dora}
     embedding = "base_model.model.model.embed_tokens.lora_embedding_A"
     yield "embedding", "embedding_lora_unsupported", {**good, embedding: numbers((2, 16))}
     extra = "model.layers.7.self_attn.q_proj"
     pair = {name_of(extra, "A"): numbers((RANK, 8)), name_of(extra, "B"): numbers((8, RANK))}
     yield "layer-not-in-base", "module_not_in_base", {**good, **pair}
+
+
+def _dora() -> Iterator[tuple[str, str, bytes]]:
+    good = dora()
+    last = list(good)[-1]
+    dtype, shape, raw = good[last]
+    for name, code, tensors in (
+        ("long", "wrong_shape", {**good, last: numbers((shape[0] + 1,))}),
+        ("matrix", "wrong_shape", {**good, last: numbers((1, *shape))}),
+        ("one-missing", "dora_magnitude_missing", {n: t for n, t in good.items() if n != last}),
+        ("odd-module", "config_mismatch", {**good, "base_model.model.lm.lora_magnitude_vector":
+                                           numbers((8,))}),
+        ("nan", "nan_weights", {**good, last: (dtype, shape, raw[:-4] + b"\0\0\xc0\x7f")}),
+        ("weight", "odd_tensor_name", {**good, f"{last}.weight": good[last]}),
+    ):  # fmt: skip
+        yield f"dora-{name}.tar", code, tar(with_weights(safetensors(tensors), use_dora=True))
+
+
+def _virtual_tokens() -> Iterator[tuple[str, str, bytes]]:
+    prompt, prefix = prompt_tuning(), prefix_tuning()
+    yield "good-prompt.tar", ACCEPTED, tar(prompt)
+    yield "good-prefix.tar", ACCEPTED, tar(prefix)
+    projected = {"prefix_projection": True, "encoder_hidden_size": 99}
+    yield "good-prefix-projected.tar", ACCEPTED, tar(prefix_tuning(**projected))
+    for name, code, changes in (
+        ("count-zero", "config_malformed", {"num_virtual_tokens": 0}),
+        ("count-text", "config_malformed", {"num_virtual_tokens": "3"}),
+        ("count-other", "wrong_shape", {"num_virtual_tokens": 4}),
+        ("count-of-context", "too_many_virtual_tokens", {"num_virtual_tokens": 64}),
+        ("count-huge", "too_many_virtual_tokens", {"num_virtual_tokens": 1 << 60}),
+        ("other-width", "wrong_base", {"token_dim": 16}),
+        ("width-text", "config_malformed", {"token_dim": "8"}),
+        ("seq2seq", "task_type_unsupported", {"task_type": "SEQ_2_SEQ_LM"}),
+        ("two-stacks", "config_malformed", {"num_transformer_submodules": 2}),
+        ("modules-to-save", "modules_to_save_unsupported", {"modules_to_save": ["lm_head"]}),
+        ("auto-mapping", "config_malformed", {"auto_mapping": {"parent_library": "os"}}),
+    ):
+        yield f"prompt-{name}.tar", code, tar(prompt_tuning(**changes))
+    for name, code, changes in (
+        ("other-heads", "wrong_base", {"num_attention_heads": 2}),
+        ("other-layers", "wrong_base", {"num_layers": 9}),
+    ):
+        yield f"prefix-{name}.tar", code, tar(prefix_tuning(**changes))
+    config, rows = prompt["adapter_config.json"], numbers((VIRTUAL, HIDDEN))
+    nan = (rows[0], rows[1], rows[2][:-4] + b"\0\0\xc0\x7f")
+    for name, code, tensors in (
+        ("flat", "wrong_shape", {KEY: numbers((VIRTUAL * HIDDEN,))}),
+        ("wide", "wrong_shape", {KEY: numbers((VIRTUAL, HIDDEN * 2))}),
+        ("nan", "nan_weights", {KEY: nan}),
+        ("int8", "dtype_unsupported", {KEY: numbers((VIRTUAL, HIDDEN), "I8")}),
+        ("lora-too", "odd_tensor_name", {KEY: rows, **lora()}),
+        ("name-path", "odd_tensor_name", {"../../etc/passwd": rows}),
+        ("none", "weights_missing", {}),
+    ):
+        files = {"adapter_config.json": config, "adapter_model.safetensors": safetensors(tensors)}
+        yield f"prompt-{name}.tar", code, tar(files)
+    yield "prompt-no-weights.tar", "weights_missing", tar({"adapter_config.json": config})
+    yield "prompt-pickle.tar", "pickle_in_archive", tar({**prompt, "prompt.pt": _PICKLE})
 
 
 def _spoilt(dtype: str, value: float) -> Tensors:
@@ -335,6 +404,7 @@ def _renamed(archive: bytes, name: bytes) -> bytes:
 def expected() -> dict[str, object]:
     """What expected.json says."""
     return {
+        "config": SIZES,
         "base": {name: list(shape) for name, shape in BASE.items()},
         "max_rank": MAX_RANK,
         "max_bytes": MAX_BYTES,

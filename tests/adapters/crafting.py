@@ -33,6 +33,12 @@ BASE: dict[str, tuple[int, ...]] = {
         for name, shape in _LAYER.items()
     },
 }
+# What its config.json says of it.
+SIZES: dict[str, Any] = {
+    "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": KEY_VALUES, "max_position_embeddings": 64,
+}  # fmt: skip
+VIRTUAL, KEY = 3, "prompt_embeddings"
 TARGETS = ["q_proj", "v_proj", "down_proj"]
 CONFIG: dict[str, Any] = {
     "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "luthier-tiny",
@@ -74,6 +80,16 @@ def lora(
     return tensors
 
 
+def dora() -> Tensors:
+    """The same, with a magnitude for each output."""
+    tensors = lora()
+    for name, (_, shape, _) in list(tensors.items()):
+        if name.endswith("lora_B.weight"):
+            magnitude = name.replace("lora_B.weight", "lora_magnitude_vector")
+            tensors[magnitude] = numbers((shape[0],))
+    return tensors
+
+
 def safetensors(tensors: Tensors) -> bytes:
     """A well-formed file."""
     header, data = {}, b""
@@ -95,6 +111,33 @@ def adapter(**changes: Any) -> dict[str, bytes]:
     return {
         "adapter_config.json": json.dumps({**CONFIG, **changes}).encode(),
         "adapter_model.safetensors": safetensors(lora()),
+    }
+
+
+def prompt_tuning(**changes: Any) -> dict[str, bytes]:
+    """The files of good prompt tuning; changes are of its config."""
+    config = {
+        "peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM", "num_virtual_tokens": VIRTUAL,
+        "token_dim": HIDDEN, "num_layers": 2, "num_attention_heads": 2, "modules_to_save": None,
+        "num_transformer_submodules": 1, "prompt_tuning_init": "RANDOM", "auto_mapping": None,
+    }  # fmt: skip
+    return _virtual(config | changes, HIDDEN)
+
+
+def prefix_tuning(**changes: Any) -> dict[str, bytes]:
+    """The same of prefix tuning."""
+    config = {
+        "peft_type": "PREFIX_TUNING", "task_type": "CAUSAL_LM", "num_virtual_tokens": VIRTUAL,
+        "token_dim": KEY_VALUES, "num_layers": 2, "num_attention_heads": 1,
+        "num_transformer_submodules": 1, "prefix_projection": False, "auto_mapping": None,
+    }  # fmt: skip
+    return _virtual(config | changes, 2 * 2 * KEY_VALUES)
+
+
+def _virtual(config: dict[str, Any], width: int) -> dict[str, bytes]:
+    return {
+        "adapter_config.json": json.dumps(config).encode(),
+        "adapter_model.safetensors": safetensors({KEY: numbers((VIRTUAL, width))}),
     }
 
 

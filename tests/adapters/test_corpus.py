@@ -7,12 +7,16 @@ import pytest
 
 from adapters.archive import unpack
 from adapters.errors import AdapterInvalid
-from adapters.validation import validate_lora
+from adapters.geometry import geometry_of
+from adapters.kinds import Base, validate_adapter
 from tests.adapters import corpus
 
 EXPECTED = json.loads((corpus.FOLDER / "expected.json").read_bytes())
-BASE = {name: tuple(shape) for name, shape in EXPECTED["base"].items()}
-# What unpack() refuses, and then leaves nothing of; the other codes are validate_lora()'s.
+BASE = Base(
+    {name: tuple(shape) for name, shape in EXPECTED["base"].items()},
+    lambda: geometry_of(EXPECTED["config"]),
+)
+# What unpack() refuses, and then leaves nothing of; the other codes are validate_adapter()'s.
 UNPACKING = {
     "archive_compressed", "archive_malformed", "archive_too_large", "too_many_files",
     "path_traversal", "odd_file_name", "link_in_archive", "special_file_in_archive",
@@ -23,7 +27,7 @@ UNPACKING = {
 def verdict(archive: Path, dest: Path) -> str:
     try:
         unpack(archive, dest, max_bytes=EXPECTED["max_bytes"])
-        validate_lora(dest, BASE, max_rank=EXPECTED["max_rank"])
+        validate_adapter(dest, BASE, max_rank=EXPECTED["max_rank"])
     except AdapterInvalid as refused:
         return refused.code if is_tellable(str(refused)) else f"cannot be told: {refused}"
     return corpus.ACCEPTED

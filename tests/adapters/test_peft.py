@@ -76,12 +76,13 @@ def loaded(base: Path, adapter: Path) -> torch.Tensor:
 CONFIGS = {
     "some": {"r": 4, "target_modules": ["q_proj", "v_proj"]},
     "all": {"r": 8, "target_modules": "all-linear", "use_rslora": True},
+    "dora": {"r": 4, "target_modules": "all-linear", "use_dora": True},
     "ranks": {"r": 4, "target_modules": ["q_proj", "down_proj"], "rank_pattern": {"down_proj": 2}},
     "head": {"r": 4, "target_modules": ["q_proj", "lm_head"]},
 }
 
 
-@pytest.mark.parametrize("kind", ["some", "all", "ranks"])
+@pytest.mark.parametrize("kind", ["some", "all", "ranks", "dora"])
 def test_a_published_adapter_loads_in_plain_peft_from_cache_and_download(
     tmp_path: Path, draft: Manifest, kind: str
 ) -> None:
@@ -110,7 +111,8 @@ def test_the_summary_counts_what_peft_made(tmp_path: Path, kind: str) -> None:
     tuned.save_pretrained(tmp_path / "trained", save_embedding_layers=False)
     summary = validate_lora(tmp_path / "trained", base_shapes(base), max_rank=8)
     parameters = [p.numel() for name, p in tuned.named_parameters() if "lora_" in name]
-    assert (2 * summary.modules, summary.parameters) == (len(parameters), sum(parameters))
+    of_module = 3 if summary.use_dora else 2
+    assert (of_module * summary.modules, summary.parameters) == (len(parameters), sum(parameters))
 
 
 def test_an_adapter_of_gpt2_whose_layers_lie_the_other_way_round(tmp_path: Path) -> None:
@@ -133,7 +135,6 @@ def test_an_adapter_of_a_wider_model_is_of_the_wrong_base(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("options", "code"),
     [
-        ({"use_dora": True}, "dora_unsupported"),
         ({"init_lora_weights": "pissa"}, "changed_base_unsupported"),
         ({"modules_to_save": ["norm"]}, "modules_to_save_unsupported"),
         ({"bias": "lora_only"}, "lora_bias_unsupported"),

@@ -23,6 +23,8 @@ def settings(tmp_path: Path, base_folder: Path) -> Settings:
     """A server whose base has the shapes, and whose limits are those, that the corpus expects."""
     base = tmp_path / "base"
     shutil.copytree(base_folder, base)
+    config = json.loads((base / "config.json").read_text()) | EXPECTED["config"]
+    (base / "config.json").write_text(json.dumps(config))
     shapes = EXPECTED["base"].items()
     save_file({n: np.zeros(s, np.float32) for n, s in shapes}, base / "model.safetensors")
     return Settings(

@@ -42,6 +42,7 @@ async def test_an_imported_adapter_is_listed_with_where_it_comes_from(
         "lora_dropout": 0.0,
         "target_modules": ["q_proj"],
         "use_rslora": False,
+        "use_dora": False,
     }
     assert adapter["lineage"]["imported"] is True
     assert adapter["bytes"] == sum(map(len, files.values()))

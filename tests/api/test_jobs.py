@@ -187,7 +187,12 @@ async def test_a_tenant_may_have_so_many_jobs_waiting(
     ("part", "value", "message"),
     [
         ("method", {"type": "dpo"}, "'dpo' is not among what this server takes: 'sft'."),
-        ("peft", {"type": "qlora"}, "'qlora' is not among what this server takes: 'lora', 'full'."),
+        (
+            "peft",
+            {"type": "ia3"},
+            "'ia3' is not among what this server takes: 'lora', 'qlora', 'prompt_tuning', "
+            "'prefix_tuning', 'full'.",
+        ),
         ("peft", {"r": 8}, "This field is needed: it says which one is meant."),
     ],
 )

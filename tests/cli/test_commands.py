@@ -124,6 +124,14 @@ def test_a_job_that_makes_no_sense_is_refused_with_its_fields(
     assert "Traceback" not in said
 
 
+def test_virtual_tokens_are_an_option(shared: Luthier, dataset: dict[str, Any]) -> None:
+    options = ["--base-model", "tiny", "--dataset", dataset["id"], "--virtual-tokens", "100000"]
+    said = shared.run("job", "submit", *options, "--peft", "prompt_tuning", code=1)
+
+    assert "peft.num_virtual_tokens" in said
+    assert "Traceback" not in said
+
+
 def test_an_adapter_answers_in_one_piece_and_in_words(shared: Luthier, job: dict[str, Any]) -> None:
     options = ["--adapter", job["adapter_id"], "--temperature", "0", "--max-tokens", "8"]
     whole = shared.run("generate", *options, "say 3")

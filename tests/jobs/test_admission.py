@@ -1,15 +1,21 @@
 """What could not run is refused when it is posted, with every reason at once."""
 
+import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engine.spec import LoraPeft, SftMethod
+from engine.spec import LoraPeft, PrefixTuningPeft, PromptTuningPeft, QloraPeft, SftMethod
+from jobs import settings
 from jobs.admission import admit
 from jobs.errors import NotFound, SpecInvalid
 from jobs.model import JobSpec
 from tests.workers import House, conversations
+
+Virtual = PromptTuningPeft | PrefixTuningPeft
 
 
 @pytest.fixture
@@ -48,6 +54,72 @@ def test_every_reason_is_told_at_once(house: House) -> None:
         "peft.target_modules": "module_not_in_base",
         "method.max_length": "max_length_too_long",
     }
+
+
+def test_an_orthogonal_start_takes_an_even_rank(house: House) -> None:
+    peft = LoraPeft(r=7, init_lora_weights="orthogonal")
+    assert problems(house, peft=peft) == {"peft.r": "rank_odd"}
+
+
+@pytest.mark.parametrize("kind", [PromptTuningPeft, PrefixTuningPeft])
+def test_virtual_tokens_and_rows_share_the_context(house: House, kind: type[Virtual]) -> None:
+    method = SftMethod(max_length=500)
+    found = problems(house, peft=kind(num_virtual_tokens=13), method=method)
+    assert found == {"peft.num_virtual_tokens": "too_many_virtual_tokens"}
+    fits = spec(house, peft=kind(num_virtual_tokens=12), method=method)
+    admit(house.store, house.bases, house.tenant_id, fits, max_lora_rank=64)
+
+
+def test_a_prefix_and_gradient_checkpointing_exclude_each_other(house: House) -> None:
+    method = SftMethod(max_length=64, gradient_checkpointing=True)
+    found = problems(house, peft=PrefixTuningPeft(), method=method)
+    assert found == {"method.gradient_checkpointing": "gradient_checkpointing_unsupported"}
+    fits = spec(house, peft=PromptTuningPeft(), method=method)
+    admit(house.store, house.bases, house.tenant_id, fits, max_lora_rank=64)
+
+
+def test_a_base_with_layers_of_several_shapes_takes_no_prefix(
+    make_house: Callable[..., House], tiny_base: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(tiny_base, tmp_path / "uneven")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"num_kv_shared_layers": 1}))
+    house = make_house(base_models={"tiny": str(base)})
+    method = SftMethod(max_length=64)
+    found = problems(house, peft=PrefixTuningPeft(), method=method)
+    assert found == {"peft.type": "prefix_unsupported_by_base"}
+
+
+def test_a_quantized_base_needs_workers_that_can(house: House) -> None:
+    assert problems(house, peft=QloraPeft()) == {"peft.type": "quantization_unavailable"}
+    job = spec(house, peft=QloraPeft())
+    admit(house.store, house.bases, house.tenant_id, job, max_lora_rank=64, qlora=True)
+
+
+def test_lora_on_a_quantized_base_has_the_limits_of_lora(house: House) -> None:
+    found = problems(house, peft=QloraPeft(r=65, target_modules=("c_attn",)))
+    assert found == {
+        "peft.r": "rank_too_high",
+        "peft.target_modules": "module_not_in_base",
+        "peft.type": "quantization_unavailable",
+    }
+
+
+@pytest.mark.parametrize(
+    ("said", "installed", "taken"),
+    [
+        (None, True, True),
+        (None, False, False),
+        (True, False, True),
+        (False, True, False),
+    ],
+)
+def test_the_operator_says_whether_workers_can_or_this_machine_is_asked(
+    monkeypatch: pytest.MonkeyPatch, said: bool | None, installed: bool, taken: bool
+) -> None:
+    found = (lambda name: name) if installed else (lambda name: None)
+    monkeypatch.setattr(settings, "find_spec", found)
+    assert settings.Settings(qlora=said).can_quantize is taken
 
 
 def test_a_base_that_is_not_on_the_list_is_refused(house: House) -> None:

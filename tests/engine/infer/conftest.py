@@ -21,6 +21,9 @@ def world(base: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     world.add_lora("ad_rank8", r=8, lora_alpha=4, seed=2)
     world.add_lora("ad_rslora", r=16, lora_alpha=8, use_rslora=True, seed=3)
     world.add_lora("ad_part", r=8, target_modules=["q_proj", "down_proj"], seed=4)
+    world.add_lora("ad_dora", r=8, use_dora=True, seed=5)
+    world.add_virtual_tokens("ad_prompt", "prompt_tuning", seed=6)
+    world.add_virtual_tokens("ad_prefix", "prefix_tuning", seed=7)
     world.add_full("ad_full", seed=9)
     return world
 

@@ -31,6 +31,9 @@ def test_concurrent_requests_for_base_and_adapters_get_the_tokens_of_generate(
         BASE_NAME: None,
         "ad_four": world.add_lora("ad_four", r=4, seed=1),
         "ad_eight": world.add_lora("ad_eight", r=8, lora_alpha=3, seed=2),
+        "ad_dora": world.add_lora("ad_dora", r=8, use_dora=True, lora_alpha=3, seed=4),
+        "ad_prompt": world.add_virtual_tokens("ad_prompt", "prompt_tuning", count=5),
+        "ad_prefix": world.add_virtual_tokens("ad_prefix", "prefix_tuning", count=20, seed=2),
         "ad_sixteen": world.add_lora("ad_sixteen", r=16, use_rslora=True, lora_alpha=5, seed=3),
     }
     prompts = [world.ids(text) for text in SENTENCES[:3]]
@@ -58,10 +61,16 @@ def test_concurrent_requests_for_base_and_adapters_get_the_tokens_of_generate(
     models = {name: load(world.base, folder) for name, folder in folders.items()}
     expected = [greedy(models[name], prompt, TOKENS) for name, prompt in asked]
     assert answers == expected
-    assert len({tuple(answer) for answer in answers[: len(folders)]}) == len(folders)
+    said: dict[str, list[list[int]]] = {name: [] for name in folders}
+    for (name, _), answer in zip(asked, answers, strict=True):
+        said[name].append(answer)
+    assert len({str(each) for each in said.values()}) == len(folders), "each says its own"
 
 
-@pytest.mark.parametrize("name", [BASE_NAME, "ad_rank4", "ad_rslora", "ad_part", "ad_full"])
+LORAS = ("ad_rank4", "ad_rslora", "ad_part", "ad_dora")
+
+
+@pytest.mark.parametrize("name", [BASE_NAME, *LORAS, "ad_prompt", "ad_prefix", "ad_full"])
 def test_logprobs_of_prompt_and_answer_equal_those_of_the_trained_model(
     name: str, client: httpx.Client, world: World
 ) -> None:

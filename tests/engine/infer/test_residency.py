@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def test_the_adapter_unused_for_longest_makes_room(world: World) -> None:
         for name in ("ad_rank4", "ad_rank8", "ad_rank4", "ad_part"):
             assert ask(client, name).status_code == 200
         assert resident(client) == {"ad_rank4", "ad_part"}
-        assert metric(client, 'luthier_inference_resident_adapters{kind="lora"}') == 2
+        assert metric(client, 'luthier_inference_resident_adapters{kind="adapter"}') == 2
         assert metric(client, "luthier_inference_adapter_evictions_total") == 1
         again = ask(client, "ad_rank8").json()
     with serve(world) as client:
@@ -163,7 +164,7 @@ def test_an_adapter_that_answers_otherwise_than_in_training_is_refused(own_world
         assert ask(client, "ad_x").text == response.text
         assert len(own_world.fetched) == fetched  # not tried again for a while
         assert resident(client) == set()
-        assert metric(client, 'luthier_inference_resident_adapters{kind="lora"}') == 0
+        assert metric(client, 'luthier_inference_resident_adapters{kind="adapter"}') == 0
     with serve(own_world, probe_tolerance=0.05) as client:
         assert ask(client, "ad_x").status_code == 200
 
@@ -192,10 +193,10 @@ def test_an_adapter_without_probes_is_served_when_it_changes_something(own_world
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"use_dora": True}, "use_dora"),
+        ({"use_dora": True}, "where A and B and magnitude_vector belong"),
         ({"bias": "all"}, "bias"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"peft_type": "LOHA"}, "not that of a LoRA"),
+        ({"peft_type": "LOHA"}, "is not that of a LORA adapter"),
         ({"lora_alpha": "16"}, "lora_alpha"),
         ({"alpha_pattern": {"(a+)+$": 4}}, "alpha_pattern"),
     ],
@@ -226,6 +227,11 @@ def weights_too_narrow(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tens
     return {key: tensor[:, :-1].contiguous() for key, tensor in weights.items()}
 
 
+def weights_with_a_magnitude(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    name = "base_model.model.model.layers.0.mlp.up_proj.lora_magnitude_vector"
+    return {**weights, name: torch.ones(96)}
+
+
 def weights_not_finite(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: tensor * float("nan") for key, tensor in weights.items()}
 
@@ -237,11 +243,12 @@ def weights_of_something_else(weights: dict[str, torch.Tensor]) -> dict[str, tor
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (weights_without_b, "only one of A and B"),
+        (weights_without_b, "has A where A and B belong"),
         (weights_elsewhere, "is not a linear layer"),
         (weights_too_narrow, "the base's layer is"),
+        (weights_with_a_magnitude, "where A and B belong"),
         (weights_not_finite, "not finite"),
-        (weights_of_something_else, "not the A or B"),
+        (weights_of_something_else, "no part of a linear layer's LoRA"),
         (lambda _: {}, "no weights"),
     ],
 )
@@ -251,6 +258,28 @@ def test_lora_weights_that_do_not_fit_are_refused(
     path = own_world.add_lora("ad_x", probes=False) / "adapter_model.safetensors"
     assert callable(spoil)
     save_file(spoil(load_file(path)), path)
+    with serve(own_world) as client:
+        error = error_of(ask(client, "ad_x"))
+        assert error["code"] == "adapter_invalid"
+        assert said in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda magnitude: magnitude[:-1].clone(), "magnitudes for"),
+        (lambda magnitude: magnitude[None].clone(), "magnitudes for"),
+        (lambda magnitude: magnitude * float("inf"), "DoRA magnitudes do not fit"),
+    ],
+)
+def test_magnitudes_that_do_not_fit_are_refused(
+    spoil: Callable[[torch.Tensor], torch.Tensor], said: str, own_world: World
+) -> None:
+    folder = own_world.add_lora("ad_x", use_dora=True, probes=False)
+    path = folder / "adapter_model.safetensors"
+    weights = load_file(path)
+    name = next(key for key in weights if "magnitude" in key)
+    save_file({**weights, name: spoil(weights[name])}, path)
     with serve(own_world) as client:
         error = error_of(ask(client, "ad_x"))
         assert error["code"] == "adapter_invalid"

@@ -14,7 +14,13 @@ import httpx
 import torch
 import transformers
 import uvicorn
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, GenerationConfig
 
@@ -60,6 +66,9 @@ _TARGETS = {
     "gpt2": ["c_attn", "c_proj", "c_fc"],
     "neox": ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"],
 }
+
+
+_VIRTUAL = {"prompt_tuning": PromptTuningConfig, "prefix_tuning": PrefixTuningConfig}
 
 
 def write_tokenizer(folder: Path) -> None:
@@ -114,6 +123,8 @@ def load(base: Path, adapter: Path | None = None) -> Any:
 
 def greedy(model: Any, prompt_ids: list[int], tokens: int) -> list[int]:
     """What transformers' generate makes of one prompt on its own."""
+    if getattr(model, "prompt_encoder", None) is not None:
+        return _greedy_by_forward(model, prompt_ids, tokens)
     config = GenerationConfig(
         max_new_tokens=tokens, do_sample=False, eos_token_id=1, pad_token_id=0
     )
@@ -122,6 +133,15 @@ def greedy(model: Any, prompt_ids: list[int], tokens: int) -> list[int]:
         input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config
     )
     return out[0, len(prompt_ids) :].tolist()
+
+
+def _greedy_by_forward(model: Any, prompt_ids: list[int], tokens: int) -> list[int]:
+    """The same without a cache, by the forward that training uses."""
+    ids = list(prompt_ids)
+    with torch.no_grad():
+        while len(ids) < len(prompt_ids) + tokens and (ids == prompt_ids or ids[-1] != 1):
+            ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+    return ids[len(prompt_ids) :]
 
 
 @dataclass
@@ -156,8 +176,23 @@ class World:
         settings.setdefault("fan_in_fan_out", self.architecture == "gpt2")
         with _peft():
             model = get_peft_model(load(self.base), LoraConfig(task_type="CAUSAL_LM", **settings))
+        with torch.no_grad():  # DoRA's begin where they change nothing
+            for parameter_name, parameter in model.named_parameters():
+                if "magnitude" in parameter_name:
+                    parameter.mul_(torch.rand_like(parameter) + 0.5)
         model.save_pretrained(self.root / name)
         return self.describe(name, "lora", model if probes else None)
+
+    def add_virtual_tokens(
+        self, name: str, kind: str, *, count: int = 5, seed: int = 1, probes: bool = True
+    ) -> Path:
+        """Prompt or prefix tuning with random numbers, as peft saves it."""
+        torch.manual_seed(seed)
+        config = _VIRTUAL[kind](task_type="CAUSAL_LM", num_virtual_tokens=count)
+        with _peft():
+            model = get_peft_model(load(self.base), config)
+            model.save_pretrained(self.root / name)
+        return self.describe(name, kind, model if probes else None)
 
     def add_full(self, name: str, *, seed: int = 1) -> Path:
         """A whole model of the base's shape."""

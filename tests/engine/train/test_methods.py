@@ -15,6 +15,9 @@ from engine.spec import (
     OrpoMethod,
     Peft,
     PpoMethod,
+    PrefixTuningPeft,
+    PromptTuningPeft,
+    QloraPeft,
     RewardMethod,
     SftMethod,
 )
@@ -24,6 +27,8 @@ from tests.bases import make_base
 from tests.engine.train.runs import bytes_of, train
 
 LORA, FULL = LoraPeft(r=4, lora_dropout=0.3), FullPeft()
+DORA, QLORA = LoraPeft(r=4, use_dora=True), QloraPeft(r=4)
+PROMPT, PREFIX = PromptTuningPeft(num_virtual_tokens=4), PrefixTuningPeft(num_virtual_tokens=4)
 # 11 rows in batches of 2 x 2: both the last batch and the last accumulation are short.
 SHORT: dict[str, Any] = {
     "per_device_batch_size": 2,
@@ -43,6 +48,22 @@ GRADED: dict[str, Any] = {name: ONLINE[name] for name in ONLINE if name != "rewa
 CONTRACT: list[tuple[Method, Peft]] = [
     (SftMethod(**OFFLINE), LORA),
     (SftMethod(**OFFLINE), FULL),
+    (SftMethod(**OFFLINE), DORA),
+    (SftMethod(**OFFLINE), QLORA),
+    (SftMethod(**OFFLINE), PROMPT),
+    (SftMethod(**OFFLINE), PREFIX),
+    (RewardMethod(**OFFLINE), QLORA),
+    (DpoMethod(**OFFLINE), QLORA),
+    (DpoMethod(**OFFLINE), PROMPT),
+    (DpoMethod(**OFFLINE), PREFIX),
+    (OrpoMethod(**OFFLINE), PROMPT),
+    (OrpoMethod(**OFFLINE), PREFIX),
+    (KtoMethod(**OFFLINE), PROMPT),
+    (KtoMethod(**OFFLINE), PREFIX),
+    (PpoMethod(**ONLINE), QLORA),
+    (GrpoMethod(**ONLINE, num_generations=2), PROMPT),
+    (GrpoMethod(**ONLINE, num_generations=2), PREFIX),
+    (GrpoMethod(**ONLINE, num_generations=2), QLORA),
     (RewardMethod(**OFFLINE), LORA),
     (RewardMethod(**OFFLINE), FULL),
     (DpoMethod(**OFFLINE), LORA),
@@ -58,7 +79,9 @@ CONTRACT: list[tuple[Method, Peft]] = [
     (GrpoMethod(**GRADED, num_generations=2, num_iterations=2), LORA),
 ]
 IDS = [
-    f"{method.type}-{peft.type}" + "-graded" * (getattr(method, "grader", None) is not None)
+    f"{method.type}-{peft.type}"
+    + "-dora" * getattr(peft, "use_dora", False)
+    + "-graded" * (getattr(method, "grader", None) is not None)
     for method, peft in CONTRACT
 ]
 
@@ -73,6 +96,12 @@ def reward_model(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     work_dir = tmp_path_factory.mktemp("reward") / "run"
     finished, _ = train(base, work_dir, RewardMethod(**OFFLINE), LoraPeft(r=4))
     return finished.path
+
+
+@pytest.fixture(autouse=True)
+def quantizes(request: pytest.FixtureRequest) -> None:
+    if "qlora" in request.node.name:
+        pytest.importorskip("bitsandbytes")
 
 
 def inputs(method: Method, reward_model: Path) -> dict[str, Any]:
