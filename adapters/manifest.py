@@ -59,7 +59,7 @@ class Manifest(_Frozen):
 
     format: Literal[1] = 1
     adapter_id: str = Field(pattern=r"^ad_[0-9a-f]{24}$")
-    kind: Literal["lora", "full"]
+    kind: Literal["lora", "full", "reward"]
     base_model: str
     base_revision: str
     tokenizer_sha256: str

@@ -13,7 +13,7 @@ from api.calls import in_thread, read
 from api.envelope import Deleted, ListOf, Wire, refusals
 from api.paging import AdapterId, After, Limit
 from api.services import FromServices, Services
-from jobs.model import Adapter
+from jobs.model import Adapter, AdapterKind
 from storage.objects import StorageError
 
 router = APIRouter(prefix="/adapters", tags=["adapters"], route_class=StrictRoute)
@@ -26,7 +26,7 @@ class AdapterView(Wire):
     object: Literal["adapter"] = "adapter"
     id: str
     name: str
-    kind: Literal["lora", "full"]
+    kind: AdapterKind
     base_model: str
     base_revision: str
     job_id: str | None
@@ -74,9 +74,12 @@ async def get_adapter(id: AdapterId, tenant_id: TenantId, services: FromServices
     return view(await read(services.store, services.store.adapters.get, tenant_id, id))
 
 
-@router.delete("/{id}", responses=refusals(404))
+@router.delete("/{id}", responses=refusals(404, 409))
 async def delete_adapter(id: AdapterId, tenant_id: TenantId, services: FromServices) -> Deleted:
-    """Delete an adapter for good; inference servers stop serving it within seconds."""
+    """Delete an adapter for good; inference servers stop serving it within seconds.
+
+    Refused while a job that has not ended starts from it.
+    """
     await in_thread(_delete, services, tenant_id, id)
     return Deleted(id=id, object="adapter")
 

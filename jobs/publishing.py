@@ -67,6 +67,7 @@ def _manifest(claim: Claim, finished: Finished) -> Manifest:
             job_id=job.id,
             attempt=job.attempt,
             datasets=(DatasetRef(id=dataset.id, sha256=dataset.sha256),),
+            parent_adapter_id=job.spec.init,
         ),
         method=job.spec.method.model_dump(mode="json"),
         peft=job.spec.peft.model_dump(mode="json"),

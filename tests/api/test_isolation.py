@@ -72,6 +72,12 @@ async def test_ids_in_bodies_and_cursors_are_the_tenants_own_too(
         assert (await stranger.get(f"/{room}")).json()["data"] == []
     job = await stranger.post("/jobs", json=spec_for({"id": owned["datasets"]}))
     assert job.status_code == 404
+    line = b'{"prompt": "q", "completion": "a"}\n'
+    own = (await stranger.post("/datasets?format=jsonl", content=line)).json()
+    for init in (owned["adapters"], "ad_" + "0" * 24):
+        answer = await stranger.post("/jobs", json=spec_for(own, init=init))
+        assert answer.status_code == 404
+        assert answer.json()["error"]["message"] == f"No adapter with id {init!r}."
     made = await stranger.post("/generate", json=BODY | {"adapter_id": owned["adapters"]})
     unknown = await stranger.post("/generate", json=BODY | {"adapter_id": "ad_" + "0" * 24})
     assert made.status_code == unknown.status_code == 404
