@@ -8,14 +8,38 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
-from api import adapters, archives, datasets, docs, events, generate, health, jobs, models, previews
+from api import (
+    adapters,
+    archives,
+    datasets,
+    docs,
+    events,
+    generate,
+    health,
+    jobs,
+    models,
+    pipelines,
+    previews,
+)
 from api.auth import Authentication
 from api.bodies import PATIENCE_S, BodyLimits
 from api.middleware import Edge
 from api.services import Services, lifespan, open_services
 from jobs.settings import Settings
 
-ROOMS = (datasets, previews, jobs, events, archives, adapters, generate, models, health, docs)
+ROOMS = (
+    datasets,
+    previews,
+    jobs,
+    events,
+    pipelines,
+    archives,
+    adapters,
+    generate,
+    models,
+    health,
+    docs,
+)
 ABOUT = "Fine-tuning as a service: datasets and jobs in, adapters on a shared base model out."
 
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from engine.spec import Method, Peft
 
+OF_A_KEY = "[key]"  # what pydantic adds where a name is wrong, not what stands under it
 PLACES = ("body", "query", "path", "header", "cookie")
 
 
@@ -30,7 +31,7 @@ def field_path(location: Sequence[int | str], problem: str = "") -> str:
     kept = [
         part
         for before, part in zip(["", *parts], parts, strict=False)
-        if part not in TAGS.get(before, ())
+        if part not in TAGS.get(before, ()) and part != OF_A_KEY
     ]
     if problem.startswith("union_tag"):
         kept.append("type")

@@ -27,6 +27,7 @@ async def _cursor(
 
 DatasetId = Annotated[str, Depends(_checked("dataset", "ds"))]
 JobId = Annotated[str, Depends(_checked("job", "job"))]
+PipelineId = Annotated[str, Depends(_checked("pipeline", "pl"))]
 AdapterId = Annotated[str, Depends(_checked("adapter", "ad"))]
 After = Annotated[str | None, Depends(_cursor)]
 Limit = Annotated[int, Query(ge=1, le=100, description="how many at most")]

@@ -16,7 +16,9 @@ from engine.bases import BaseCatalogue
 from engine.spec import LoraPeft, Peft, SftMethod
 from jobs.model import TERMINAL, Dataset, Job, JobSpec, new_id
 from jobs.opening import open_objects, open_store
+from jobs.planning import plan
 from jobs.settings import Settings
+from jobs.stages import Pipeline, PipelineSpec
 from storage.keys import dataset_source
 
 REPO = Path(__file__).resolve().parent.parent
@@ -67,6 +69,22 @@ class House:
         )
         revision = self.bases.find("tiny").revision
         return self.store.jobs.submit(self.tenant_id, spec, base_revision=revision).job.id
+
+    def submit_pipeline(self, dataset_id: str, **inits: str | None) -> Pipeline:
+        """Stages by name, each with what it goes on with; planned as the API does."""
+        stages = {
+            name: {
+                "base_model": "tiny",
+                "dataset": dataset_id,
+                "method": {"type": "sft", "max_steps": 2},
+                "init": init,
+            }
+            | ({} if init else {"peft": {"type": "lora", "r": 1, "target_modules": ["q_proj"]}})
+            for name, init in inits.items()
+        }
+        spec = PipelineSpec.model_validate({"stages": stages})
+        planned = plan(self.store, self.bases, self.tenant_id, spec, max_lora_rank=64)
+        return self.store.pipelines.submit(self.tenant_id, spec, planned).pipeline
 
     def job(self, job_id: str) -> Job:
         return self.store.jobs.get(self.tenant_id, job_id)

@@ -10,8 +10,12 @@ from tests.api.making import spec_for
 
 pytestmark = pytest.mark.anyio
 
+NAMED_BY_CLIENTS = ("stages.",)  # any name is one of theirs there
 BODIES: dict[str, dict[str, Any]] = {
     "/jobs": spec_for({"id": "ds_" + "0" * 24}, peft={"type": "lora"}),
+    "/pipelines": {
+        "stages": {"a": spec_for({"id": "ds_" + "0" * 24}, peft={"type": "lora"})},
+    },
     "/generate": {"messages": [{"role": "user", "content": "hi"}]},
 }
 
@@ -42,6 +46,8 @@ async def test_a_field_that_is_not_there_is_refused(
     client: httpx.AsyncClient, route: str, field: str
 ) -> None:
     for path, place in places(BODIES[route]):
+        if path in NAMED_BY_CLIENTS:
+            continue
         place[field] = "x"
         try:
             answer = await client.post(route, json=BODIES[route])

@@ -8,7 +8,7 @@ import pytest
 from adapters import registry
 from adapters.manifest import MANIFEST_NAME
 from engine.plan import Report
-from engine.spec import SftMethod
+from engine.spec import LoraPeft, SftMethod
 from jobs.leases import Leases
 from jobs.model import Adapter, Claim, JobSpec, Status
 from storage.keys import adapter_file
@@ -133,3 +133,27 @@ def test_an_adapter_whose_files_are_gone_ends_the_job_with_what_to_do(house: Hou
 
     job = house.job(job_id)
     assert (job.status, job.error and job.error.code) == (Status.FAILED, "adapter_missing")
+
+
+def test_the_worker_that_ends_a_stage_goes_on_with_the_next(house: House) -> None:
+    made = house.submit_pipeline(house.add_dataset(conversations(3)), first=None, then="@first")
+    seen: list[list[str]] = []
+
+    def look(script: Script) -> Report | None:
+        assert script.plan.init_from is not None
+        assert script.plan.peft == LoraPeft(r=1, target_modules=("q_proj",))
+        seen.append(sorted(path.name for path in script.plan.init_from.iterdir()))
+        return None
+
+    launcher = Scripted([finish], [look, finish])
+    runner, _ = runner_of(house, launcher)
+    assert runner.run_next("default")
+    assert runner.run_next("default"), "no sweep is needed"
+
+    done = house.store.pipelines.get(house.tenant_id, made.id)
+    assert done.status is Status.SUCCEEDED
+    assert seen == [["adapter_config.json", "adapter_model.safetensors", MANIFEST_NAME]]
+    first, then = done.stages
+    assert then.adapter_id is not None
+    lineage = house.store.adapters.get(house.tenant_id, then.adapter_id).manifest["lineage"]
+    assert (lineage["job_id"], lineage["parent_adapter_id"]) == (then.job_id, first.adapter_id)
