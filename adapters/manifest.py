@@ -45,10 +45,12 @@ class DatasetRef(_Frozen):
 
 
 class Lineage(_Frozen):
-    """Where an adapter comes from."""
+    """Where an adapter comes from. With a checkpoint and a step: not from the end of its job."""
 
     job_id: str | None = None
     attempt: int | None = None
+    checkpoint_id: str | None = None
+    step: int | None = None
     datasets: tuple[DatasetRef, ...] = ()
     parent_adapter_id: str | None = None
     imported: bool = False

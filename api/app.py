@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 from api import (
     adapters,
     archives,
+    checkpoints,
     datasets,
     docs,
     events,
@@ -34,6 +35,7 @@ ROOMS = (
     events,
     pipelines,
     archives,
+    checkpoints,
     adapters,
     generate,
     models,

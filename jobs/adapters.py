@@ -20,6 +20,13 @@ class Adapters:
         with self._db.write() as connection:
             return insert_adapter(connection, adapter)
 
+    def add_once(self, adapter: Adapter) -> Adapter:
+        """Make it visible, or find it where somebody has just done so."""
+        try:
+            return self.add(adapter)
+        except sa.exc.IntegrityError:
+            return self.get(adapter.tenant_id, adapter.id)
+
     def get(self, tenant_id: str, adapter_id: str) -> Adapter:
         """Raises NotFound, for a foreign id as for an unknown one."""
         with self._db.read() as connection:

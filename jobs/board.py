@@ -154,6 +154,18 @@ class Board:
             rows = connection.execute(query.order_by(checkpoints.c.step.desc())).mappings()
             return [Checkpoint.model_validate(dict(row)) for row in rows]
 
+    def checkpoint(self, tenant_id: str, job_id: str, checkpoint_id: str) -> Checkpoint:
+        """Raises NotFound, also for a checkpoint that the job has let go of."""
+        query = sa.select(checkpoints).where(
+            checkpoints.c.job_id == job_id, checkpoints.c.id == checkpoint_id
+        )
+        with self._db.read() as connection:
+            find_job(connection, tenant_id, job_id)
+            row = connection.execute(query).mappings().first()
+        if row is None:
+            raise NotFound("checkpoint", checkpoint_id)
+        return Checkpoint.model_validate(dict(row))
+
 
 def find_job(connection: sa.Connection, tenant_id: str, job_id: str, *, lock: bool = False) -> Job:
     query = sa.select(jobs).where(jobs.c.tenant_id == tenant_id, jobs.c.id == job_id)

@@ -10,7 +10,7 @@ from adapters.manifest import DatasetRef, Lineage, Manifest, Probe
 from adapters.tensors import base_shapes
 from adapters.validation import validate_full, validate_lora
 from engine.plan import Finished
-from jobs.model import Adapter, Claim
+from jobs.model import Adapter, AdapterKind, Claim
 from storage.objects import ObjectStore
 
 
@@ -25,7 +25,7 @@ def publish(objects: ObjectStore, claim: Claim, finished: Finished, base_path: P
     Raises AdapterInvalid for a result that could not be served, such as one with NaN in it.
     """
     job = claim.job
-    _check(finished, base_path)
+    check_files(finished.kind, finished.path, base_path)
     manifest = registry.publish(objects, job.tenant_id, finished.path, _manifest(claim, finished))
     return Adapter(
         id=manifest.adapter_id,
@@ -40,13 +40,14 @@ def publish(objects: ObjectStore, claim: Claim, finished: Finished, base_path: P
     )
 
 
-def _check(finished: Finished, base_path: Path) -> None:
+def check_files(kind: AdapterKind, folder: Path, base_path: Path) -> None:
+    """Whether a result can be served on its base. Raises AdapterInvalid."""
     shapes = base_shapes(base_path)
-    if finished.kind == "full":
-        validate_full(finished.path, shapes)
+    if kind == "full":
+        validate_full(folder, shapes)
     else:
         # Its rank was admitted when the job was posted.
-        validate_lora(finished.path, shapes, max_rank=sys.maxsize)
+        validate_lora(folder, shapes, max_rank=sys.maxsize)
 
 
 def unpublish(objects: ObjectStore, tenant_id: str, job_id: str, attempt: int) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from adapters.manifest import Manifest
 from engine.bases import BaseModel
@@ -20,23 +20,30 @@ CHOSEN_ANEW = frozenset({"lora_dropout"})
 
 @dataclass(frozen=True)
 class Source:
-    """An adapter to start from: a published one, or the one that a stage will make."""
+    """An adapter to start from: a published one, or the one that a stage will make.
+
+    `peft` is None where no job could have made it.
+    """
 
     name: str
     kind: AdapterKind
     base_model: str
     base_revision: str
-    peft: Peft
+    peft: Peft | None
 
 
 def source_of(adapter: Adapter) -> Source:
     manifest = Manifest.model_validate(adapter.manifest)
+    try:
+        peft = PEFT.validate_python(manifest.peft)
+    except ValidationError:
+        peft = None
     return Source(
         name=f"adapter {adapter.id}",
         kind=adapter.kind,
         base_model=manifest.base_model,
         base_revision=manifest.base_revision,
-        peft=PEFT.validate_python(manifest.peft),
+        peft=peft,
     )
 
 
@@ -50,6 +57,8 @@ def kind_of(spec: JobSpec) -> AdapterKind:
 
 def continued(spec: JobSpec, source: Source) -> JobSpec:
     """The job with its source's `peft`, but for what training chooses anew."""
+    if source.peft is None:
+        return spec
     anew = _given(spec).keys() & CHOSEN_ANEW & type(source.peft).model_fields.keys()
     peft = source.peft.model_copy(update={name: getattr(spec.peft, name) for name in anew})
     return spec.model_copy(update={"peft": peft})
@@ -66,6 +75,13 @@ def init_problems(spec: JobSpec, base: BaseModel, source: Source) -> Iterator[Sp
             "that generates, or leave `init` out.",
         )
     yield from _of_base(INIT, base, source)
+    if source.peft is None:
+        yield SpecProblem(
+            INIT,
+            "peft_unknown",
+            f"{_subject(source)} is of a kind that no job here can go on with; name another one.",
+        )
+        return
     for name, value in _given(spec).items():
         theirs = getattr(source.peft, name, None)
         if name not in CHOSEN_ANEW and not _same(value, theirs):

@@ -82,3 +82,21 @@ def test_a_pipeline_that_makes_no_sense_is_refused_with_its_fields(
     empty = tmp_path / "empty.json"
     empty.write_text("{}")
     assert "stages" in shared.run("pipeline", "submit", str(empty), code=1)
+
+
+def test_a_checkpoint_is_published_and_answers(shared: Luthier, rows: str, tmp_path: Path) -> None:
+    spec = {"method": {"type": "sft", "max_steps": 3}, "checkpoint_every": 2, "dataset": rows}
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps(spec))
+    shared.run("job", "submit", str(path), "--rank", "2", "--follow")
+    job_id = json.loads(shared.run("job", "list", "--limit", "1", "--json"))[0]["id"]
+    checkpoint = json.loads(shared.run("checkpoint", "list", job_id, "--json"))[0]["id"]
+
+    assert checkpoint in shared.run("checkpoint", "list", job_id)
+    said = shared.run("checkpoint", "publish", job_id, checkpoint)
+
+    adapter_id = said.split()[2]
+    assert "at step 2" in said
+    options = ["--adapter", adapter_id, "--temperature", "0", "--max-tokens", "4", "--json"]
+    answer = json.loads(shared.run("generate", *options, "say 3"))
+    assert answer["adapter_id"] == adapter_id

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 
 from jobs.errors import Conflict, IdempotencyReused, InUse, NotFound, QuotaExceeded
 from jobs.idempotency import Idempotency
 from jobs.model import Adapter, JobError, Status, new_id
 from jobs.stages import Pipeline, PipelineSpec, PlannedStage, StageState
 from jobs.store import Store
-from jobs.tables import adapters, jobs, stage_inputs
+from jobs.tables import adapters, idempotency_keys, jobs, stage_inputs
 from tests.contract.test_jobs_store import adapter_of, dataset_of, expire, spec_of, tenant_of
 
 MakeStore = Callable[..., Store]
@@ -111,6 +112,25 @@ def job_of(store: Store, pipeline: Pipeline, stage: str) -> str:
 
 def status(store: Store, pipeline: Pipeline) -> Status:
     return store.pipelines.get(pipeline.tenant_id, pipeline.id).status
+
+
+def test_a_database_from_before_pipelines_keeps_what_it_has(url: str) -> None:
+    store = Store(url)
+    alembic = store.database._alembic
+    with store.database.write() as connection:
+        command.upgrade(alembic(connection), "0001")
+    job = {"id": "job_1", "tenant_id": "tn_1", "answer": "{}", "at": 1.0}
+    kept = sa.text("insert into idempotency_keys values (:tenant_id, 'k', 'b', :id, :answer, :at)")
+    with store.database.write() as connection:
+        connection.execute(kept, job)
+    store.database.migrate()
+    with store.database.read() as connection:
+        assert connection.scalars(sa.select(idempotency_keys.c.object_id)).all() == ["job_1"]
+    with store.database.write() as connection:
+        command.downgrade(alembic(connection), "0001")
+    store.database.migrate()
+    assert store.database.current()
+    store.close()
 
 
 def test_stages_start_when_what_they_need_has_succeeded(store: Store) -> None:

@@ -91,6 +91,11 @@ def test_a_policy_does_not_go_on_with_a_reward_model_and_is_not_scored_by_a_poli
     assert spec.init == policy.id
 
 
+def test_an_adapter_that_no_job_could_have_made_is_refused(house: House) -> None:
+    ours = adapter(house, peft={"type": "of another version"})
+    assert problems(house, init=ours.id) == [("init", "peft_unknown")]
+
+
 @pytest.mark.parametrize("id", ["ad_" + "0" * 24, "x", "ad_\x00", "@sft"])
 def test_an_unknown_adapter_is_not_found(house: House, id: str) -> None:
     with pytest.raises(NotFound):
