@@ -33,6 +33,7 @@ def submit(
     method: Annotated[str | None, typer.Option("--method", help="sft")] = None,
     peft: Annotated[str | None, typer.Option("--peft", help="lora or full")] = None,
     rank: Annotated[int | None, typer.Option("--rank", help="LoRA's r.")] = None,
+    init: Annotated[str | None, typer.Option("--init", help="ad_...: go on with it.")] = None,
     epochs: Annotated[float | None, typer.Option("--epochs")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate")] = None,
     seed: Annotated[int | None, typer.Option("--seed")] = None,
@@ -47,9 +48,11 @@ def submit(
 
     spec = read_spec(file) if file else {}
     given = {"base_model": base_model, "dataset": dataset, "name": name, "seed": seed}
+    given["init"] = init
     spec |= {field: value for field, value in given.items() if value is not None}
     _into(spec, "method", "sft", type=method, num_train_epochs=epochs, learning_rate=learning_rate)
-    _into(spec, "peft", "lora", type=peft, r=rank)
+    if not spec.get("init") or spec.get("peft") or peft or rank:  # else it is the adapter's
+        _into(spec, "peft", "lora", type=peft, r=rank)
     with connect(url, key) as client:
         spec["base_model"] = spec.get("base_model") or client.first_model()
         job = post(client, spec)

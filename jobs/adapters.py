@@ -48,7 +48,7 @@ class Adapters:
         with self._db.write() as connection:
             if connection.scalar(sa.select(adapters.c.id).where(mine).with_for_update()) is None:
                 raise NotFound("adapter", adapter_id)
-            _require_unused(connection, adapter_id)
+            _require_unused(connection, tenant_id, adapter_id)
             connection.execute(adapters.delete().where(mine))
 
 
@@ -69,7 +69,7 @@ def insert_adapter(connection: sa.Connection, adapter: Adapter) -> Adapter:
     return _adapter(connection.execute(query).mappings().one())
 
 
-def _require_unused(connection: sa.Connection, adapter_id: str) -> None:
+def _require_unused(connection: sa.Connection, tenant_id: str, adapter_id: str) -> None:
     """Raises InUse, which names the job or the stage that starts from the adapter."""
     live = (
         sa.select(jobs.c.id)
@@ -93,6 +93,7 @@ def _require_unused(connection: sa.Connection, adapter_id: str) -> None:
             ),
         )
         .where(
+            pipeline_stages.c.tenant_id == tenant_id,
             pipeline_stages.c.state == "waiting",
             sa.or_(stage_inputs.c.source == adapter_id, stage_inputs.c.source == made_by),
         )

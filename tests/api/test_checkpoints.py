@@ -16,6 +16,7 @@ from api.services import Services
 from jobs.checkpoints import store_checkpoint
 from jobs.model import Checkpoint, JobError
 from storage.keys import checkpoint_file
+from storage.memory import MemoryStore
 from tests.api.making import peft_files, spec_for
 
 pytestmark = pytest.mark.anyio
@@ -192,6 +193,33 @@ async def test_a_checkpoint_that_is_damaged_or_gone_is_told_as_that(
     for id in ("ck_" + "0" * 24, "x", "ck_%00", made.job_id):
         answer = await client.post(f"/jobs/{made.job_id}/checkpoints/{id}/publish")
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+class LetsGo(MemoryStore):
+    """A store that is asked for a checkpoint in the moment in which its job lets go of it."""
+
+    services: Services
+    checkpoint: Checkpoint
+
+    def get_file(self, key: str, path: Path) -> str:
+        if "/checkpoints/" in key:
+            job_id = self.checkpoint.job_id
+            self.services.store.leases.drop_checkpoints(job_id, 1, keep=0)
+            self.delete(key)
+        return super().get_file(key, path)
+
+
+async def test_a_checkpoint_that_its_job_lets_go_of_meanwhile_is_gone(
+    client: httpx.AsyncClient, dataset: dict[str, Any], services: Services, tmp_path: Path
+) -> None:
+    objects = LetsGo()
+    services.objects = objects
+    await client.post("/jobs", json=spec_for(dataset, peft=LORA))
+    lora_state(tmp_path / "state")
+    objects.services, objects.checkpoint = services, save(services, tmp_path / "state")
+    answer = await client.post(route(objects.checkpoint))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+    assert (await client.get("/adapters")).json()["data"] == []
 
 
 async def test_a_base_that_changed_since_is_told(

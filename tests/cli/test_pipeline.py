@@ -56,6 +56,11 @@ def test_a_pipeline_runs_from_one_file_to_its_last_adapter(
     parent = done["stages"]["first"]["adapter_id"]
     assert adapter["lineage"]["parent_adapter_id"] == parent
     assert shared.run("pipeline", "cancel", made["id"], code=1).startswith("✗")
+    options = ["--dataset", rows, "--init", parent, "--epochs", "900", "--json"]
+    job = json.loads(shared.run("job", "submit", *options))
+    assert (job["init"], job["peft"]["r"]) == (parent, 2)
+    assert "still needs" in shared.run("adapter", "delete", parent, code=1)
+    shared.run("job", "cancel", job["id"])
 
 
 def test_a_pipeline_is_cancelled(shared: Luthier, file: Path, rows: str) -> None:
