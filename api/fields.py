@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from engine.graders import Grader
 from engine.spec import Method, Peft
 
 OF_A_KEY = "[key]"  # what pydantic adds where a name is wrong, not what stands under it
@@ -20,7 +21,12 @@ def _tags(union: Any) -> Iterator[str]:
         yield from _tags(member)
 
 
-TAGS = {"method": frozenset(_tags(Method)), "peft": frozenset(_tags(Peft))}
+TAGS = {
+    "method": frozenset(_tags(Method)),
+    "peft": frozenset(_tags(Peft)),
+    "grader": frozenset(_tags(Grader)),
+}
+PARTS = "graders"  # each of them has its tag behind its name
 
 
 def field_path(location: Sequence[int | str], problem: str = "") -> str:
@@ -28,11 +34,12 @@ def field_path(location: Sequence[int | str], problem: str = "") -> str:
     parts = [str(part) for part in location]
     if len(parts) > 1 and parts[0] in PLACES:
         parts = parts[1:]
-    kept = [
-        part
-        for before, part in zip(["", *parts], parts, strict=False)
-        if part not in TAGS.get(before, ()) and part != OF_A_KEY
-    ]
+    kept: list[str] = []
+    for place, part in enumerate(parts):
+        of = "grader" if parts[max(0, place - 2) : place][:1] == [PARTS] else ""
+        before = parts[place - 1] if place else ""
+        if part not in TAGS.get(of or before, ()) and part != OF_A_KEY:
+            kept.append(part)
     if problem.startswith("union_tag"):
         kept.append("type")
     return ".".join(kept)

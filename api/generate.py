@@ -113,19 +113,19 @@ async def generate(
     body: GenerateBody, request: Request, tenant_id: TenantId, services: FromServices
 ) -> Response:
     """Generate. With `stream`, chunks as server-sent events, ended by `data: [DONE]`."""
-    asked = await in_thread(_ask, services, tenant_id, body)
+    asked = await in_thread(ask, services, tenant_id, body)
     if body.stream:
         pieces = stream(services.http, asked.body)
         # Waiting for the first piece turns a refusal into a status instead of a broken stream.
-        first = await _unless_gone(request, _first(pieces))
+        first = await unless_gone(request, _first(pieces))
         frames = _frames(first, pieces)
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         return StreamingResponse(frames, media_type="text/event-stream", headers=headers)
-    answer = await _unless_gone(request, complete(services.http, asked.body))
+    answer = await unless_gone(request, complete(services.http, asked.body))
     return json_answer(_generation(asked, answer))
 
 
-def _ask(services: Services, tenant_id: str, body: GenerateBody) -> Asked:
+def ask(services: Services, tenant_id: str, body: GenerateBody) -> Asked:
     """Render under the adapter's own contract. Raises NotFound, Invalid, RenderError."""
     base_name, contract = body.base_model, None
     if body.adapter_id is not None:
@@ -181,7 +181,7 @@ def _generation(asked: Asked, answer: Completion) -> Generation:
     )
 
 
-async def _unless_gone(request: Request, call: Coroutine[Any, Any, T]) -> T:
+async def unless_gone(request: Request, call: Coroutine[Any, Any, T]) -> T:
     """The call's result; a client that goes away cancels it."""
     working = asyncio.create_task(call)
     gone = asyncio.create_task(_gone(request))

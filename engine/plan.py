@@ -44,6 +44,13 @@ class Probe(Spec):
     base_logprobs: tuple[float, ...]
 
 
+class ScoreProbe(Spec):
+    """The score that a reward model gives to a prompt and an answer."""
+
+    token_ids: tuple[int, ...]
+    score: float
+
+
 class Started(Spec):
     """The model and the rows are ready; the first step is next."""
 
@@ -62,6 +69,14 @@ class Stepped(Spec):
     step: int
     total_steps: int
     epoch: float
+    metrics: dict[str, float]
+
+
+class Evaluated(Spec):
+    """The held-out rows were looked at after this step; every name in `metrics` begins `eval_`."""
+
+    type: Literal["evaluation"] = "evaluation"
+    step: int
     metrics: dict[str, float]
 
 
@@ -84,10 +99,11 @@ class Finished(Spec):
 
     type: Literal["finished"] = "finished"
     path: Path
-    kind: Literal["lora", "full"]
+    kind: Literal["lora", "full", "reward"]
     training_s: float
     metrics: dict[str, float]
     probes: tuple[Probe, ...]
+    scores: tuple[ScoreProbe, ...] = ()
     contract: dict[str, Any]
 
 
@@ -108,6 +124,7 @@ class Failed(Spec):
 
 
 Report = Annotated[
-    Started | Stepped | Warned | Saved | Finished | Stopped | Failed, Field(discriminator="type")
+    Started | Stepped | Evaluated | Warned | Saved | Finished | Stopped | Failed,
+    Field(discriminator="type"),
 ]
 REPORT: TypeAdapter[Report] = TypeAdapter(Report)

@@ -1,10 +1,16 @@
 """What to learn and how: the Method and Peft unions. Torch-free, for api and trainer alike."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.rows import RowType
+
+# Every loss of trl's DPOTrainer; what each is, stands in its documentation.
+DpoLoss = Literal[
+    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
+    "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+]  # fmt: skip
 
 
 class Spec(BaseModel):
@@ -13,10 +19,13 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class SftMethod(Spec):
-    """Supervised fine-tuning: next-token cross-entropy on the assistant's tokens only."""
+class Training(Spec):
+    """What every method has.
 
-    type: Literal["sft"] = "sft"
+    `validation_split` is the share of the rows that is held out, drawn by the job's seed, and
+    looked at when training ends.
+    """
+
     num_train_epochs: float = Field(3.0, gt=0, le=1000)
     max_steps: int | None = Field(None, ge=1, le=10_000_000)
     learning_rate: float = Field(2e-4, gt=0, le=1)
@@ -28,6 +37,182 @@ class SftMethod(Spec):
     weight_decay: float = Field(0.0, ge=0, le=1)
     max_grad_norm: float = Field(1.0, gt=0)
     gradient_checkpointing: bool = False
+    validation_split: float = Field(0.0, ge=0, le=0.5)
+
+
+class Offline(Training):
+    """A method that learns from answers that are in its rows.
+
+    The held-out rows are also looked at after every `eval_steps` steps, or else every epoch where
+    `early_stopping_patience` is set: so many evaluations in a row without a lower loss end the run.
+    """
+
+    eval_steps: int | None = Field(None, ge=1, le=10_000_000)
+    early_stopping_patience: int | None = Field(None, ge=1, le=1000)
+
+    @model_validator(mode="after")
+    def _has_rows_to_look_at(self) -> Self:
+        for name in ("eval_steps", "early_stopping_patience"):
+            if getattr(self, name) and not self.validation_split:
+                raise ValueError(f"{name} needs a validation_split above 0 to look at")
+        return self
+
+
+class Online(Training):
+    """A method that learns from answers of its own, each of them scored by a reward.
+
+    `max_length` bounds the prompt and `max_completion_length` the answer, in tokens. `reward_model`
+    is the id of a reward adapter. KL is the mean over answers of the sum over their tokens of
+    log pi(token) - log pi_start(token), natural log; above `max_kl` the job warns, or stops.
+    """
+
+    num_train_epochs: float = Field(1.0, gt=0, le=1000)
+    learning_rate: float = Field(5e-5, gt=0, le=1)
+    max_completion_length: int = Field(128, ge=1, le=1_048_576)
+    temperature: float = Field(1.0, gt=0, le=10)
+    reward_model: str | None = Field(None, min_length=1, max_length=64)
+    max_kl: float | None = Field(None, gt=0, le=1e6)
+    on_max_kl: Literal["warn", "stop"] = "warn"
+
+    @model_validator(mode="after")
+    def _has_a_reward(self) -> Self:
+        if self.reward_model is None:
+            raise ValueError("reward_model is missing: name the adapter of a reward job")
+        return self
+
+
+class SftMethod(Offline):
+    """Supervised fine-tuning: next-token cross-entropy on the assistant's tokens only."""
+
+    type: Literal["sft"] = "sft"
+
+
+class RewardMethod(Offline):
+    """A scalar head that scores the chosen answer above the rejected one (Bradley-Terry).
+
+    Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, equation 1. `center_rewards_coefficient`
+    weighs the square of the sum of both rewards, which draws their mean to zero (Eisenstein et al.
+    2023, https://arxiv.org/abs/2312.09244).
+    """
+
+    type: Literal["reward"] = "reward"
+    center_rewards_coefficient: float | None = Field(None, ge=0, le=100)
+
+
+class DpoMethod(Offline):
+    """Direct preference optimization (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290).
+
+    `beta` is how much a step away from the starting policy costs. `label_smoothing` is the chance
+    that a label is flipped, for the losses `robust` and `exo_pair`.
+    """
+
+    type: Literal["dpo"] = "dpo"
+    learning_rate: float = Field(5e-5, gt=0, le=1)
+    beta: float = Field(0.1, gt=0, le=100)
+    loss_type: DpoLoss = "sigmoid"
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+
+    @model_validator(mode="after")
+    def _smooths_where_it_must(self) -> Self:
+        if self.loss_type == "exo_pair" and not self.label_smoothing:
+            raise ValueError("loss_type exo_pair needs a label_smoothing above 0, such as 0.001")
+        if self.label_smoothing and self.loss_type not in ("robust", "exo_pair"):
+            raise ValueError("label_smoothing is for the loss types robust and exo_pair alone")
+        return self
+
+
+class OrpoMethod(Offline):
+    """Odds-ratio preference optimization (Hong et al. 2024, https://arxiv.org/abs/2403.07691).
+
+    One stage and no reference: the chosen answer is learned as in SFT, and `beta` (the paper's
+    lambda) weighs the log odds ratio between the two answers.
+    """
+
+    type: Literal["orpo"] = "orpo"
+    learning_rate: float = Field(5e-5, gt=0, le=1)
+    beta: float = Field(0.1, gt=0, le=100)
+
+
+class KtoMethod(Offline):
+    """Kahneman-Tversky optimization from unpaired labels (Ethayarajh et al. 2024,
+    https://arxiv.org/abs/2402.01306).
+
+    The KL to the starting policy is estimated from other rows' answers within a batch, so a batch
+    holds two rows at least.
+    """
+
+    type: Literal["kto"] = "kto"
+    learning_rate: float = Field(5e-5, gt=0, le=1)
+    per_device_batch_size: int = Field(8, ge=2, le=4096)
+    beta: float = Field(0.1, gt=0, le=100)
+    loss_type: Literal["kto", "apo_zero_unpaired"] = "kto"
+    desirable_weight: float = Field(1.0, gt=0, le=1000)
+    undesirable_weight: float = Field(1.0, gt=0, le=1000)
+
+
+class PpoMethod(Online):
+    """Proximal policy optimization with a KL penalty (Schulman et al. 2017,
+    https://arxiv.org/abs/1707.06347; Ouyang et al. 2022, https://arxiv.org/abs/2203.02155).
+
+    A step samples `per_device_batch_size * gradient_accumulation_steps` answers, then makes
+    `num_ppo_epochs` passes over them in `num_mini_batches` updates each. With `kl_control`
+    adaptive, `kl_coef` follows `kl_target` (Ziegler et al. 2019, https://arxiv.org/abs/1909.08593,
+    section 2.2), the slower the longer `kl_horizon` is, in answers. `missing_eos_penalty` is taken
+    off the reward of an answer that does not end by itself.
+    """
+
+    type: Literal["ppo"] = "ppo"
+    num_ppo_epochs: int = Field(4, ge=1, le=100)
+    num_mini_batches: int = Field(1, ge=1, le=4096)
+    kl_coef: float = Field(0.05, ge=0, le=100)
+    kl_control: Literal["fixed", "adaptive"] = "fixed"
+    kl_target: float = Field(6.0, gt=0, le=1e6)
+    kl_horizon: float = Field(10_000.0, gt=0, le=1e12)
+    cliprange: float = Field(0.2, gt=0, lt=1)
+    cliprange_value: float = Field(0.2, gt=0, le=100)
+    vf_coef: float = Field(0.1, ge=0, le=100)
+    gamma: float = Field(1.0, gt=0, le=1)
+    lam: float = Field(0.95, ge=0, le=1)
+    whiten_rewards: bool = False
+    missing_eos_penalty: float = Field(0.0, ge=0, le=1e6)
+
+    @model_validator(mode="after")
+    def _fits_in_mini_batches(self) -> Self:
+        answers = self.per_device_batch_size * self.gradient_accumulation_steps
+        if answers % self.num_mini_batches:
+            raise ValueError(f"num_mini_batches does not divide the {answers} answers of a step")
+        return self
+
+
+class GrpoMethod(Online):
+    """Group-relative policy optimization (Shao et al. 2024, https://arxiv.org/abs/2402.03300).
+
+    Each prompt is answered `num_generations` times, and an answer's advantage is its reward against
+    those of its group. `beta` weighs the KL to the starting policy, which here is a mean over
+    tokens, by the paper's estimator (equation 4).
+    """
+
+    type: Literal["grpo"] = "grpo"
+    num_generations: int = Field(8, ge=2, le=1024)
+    num_iterations: int = Field(1, ge=1, le=100)
+    beta: float = Field(0.0, ge=0, le=100)
+    epsilon: float = Field(0.2, gt=0, lt=1)
+    loss_type: Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"] = (
+        "dapo"
+    )
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+
+    @model_validator(mode="after")
+    def _fits_in_groups(self) -> Self:
+        answers = self.per_device_batch_size * self.gradient_accumulation_steps
+        if answers % self.num_generations:
+            raise ValueError(
+                f"num_generations does not divide the {answers} answers of a step "
+                "(per_device_batch_size * gradient_accumulation_steps)"
+            )
+        if self.max_kl is not None and not self.beta:
+            raise ValueError("max_kl needs a beta above 0, without which no KL is measured")
+        return self
 
 
 class LoraPeft(Spec):
@@ -53,8 +238,19 @@ class FullPeft(Spec):
     type: Literal["full"] = "full"
 
 
-Method = Annotated[SftMethod, Field(discriminator="type")]
+Method = Annotated[
+    SftMethod | RewardMethod | PpoMethod | DpoMethod | GrpoMethod | OrpoMethod | KtoMethod,
+    Field(discriminator="type"),
+]
 Peft = Annotated[LoraPeft | FullPeft, Field(discriminator="type")]
 
 # Which row type a method learns from.
-ROWS_OF_METHOD: dict[str, RowType] = {"sft": "conversation"}
+ROWS_OF_METHOD: dict[str, RowType] = {
+    "sft": "conversation",
+    "reward": "preference",
+    "ppo": "prompt",
+    "dpo": "preference",
+    "grpo": "prompt",
+    "orpo": "preference",
+    "kto": "rating",
+}

@@ -14,6 +14,7 @@ from adapters.errors import AdapterCorrupt, AdapterInvalid, AdapterMissing
 from engine.bases import BaseCatalogue
 from engine.errors import EngineError
 from engine.plan import (
+    Evaluated,
     Failed,
     Finished,
     Report,
@@ -217,6 +218,8 @@ class Attempt:
                 self._journal.add(_started(report), _before_first(report))
             case Stepped():
                 self._journal.step(report)
+            case Evaluated():
+                self._journal.add(_evaluated(report))
             case Warned():
                 self._journal.add(NewEvent(type="message", level="warn", message=report.message))
             case Saved():
@@ -300,6 +303,12 @@ def _started(report: Started) -> NewEvent:
         f"{resumed}",
         data=report.model_dump(exclude={"type"}),
     )
+
+
+def _evaluated(report: Evaluated) -> NewEvent:
+    loss = report.metrics.get("eval_loss")
+    message = f"evaluation at step {report.step}" + ("" if loss is None else f", loss {loss:.4f}")
+    return NewEvent(type="metrics", message=message, data={"step": report.step, **report.metrics})
 
 
 def _before_first(report: Started) -> Progress:

@@ -73,8 +73,8 @@ def promote(
         )
     kind = kind_of(job.spec)
     folder = work_dir / "adapter"
-    _fetch(store, objects, job, checkpoint, kind, folder)
-    if kind == "full":
+    _fetch(store, objects, job, checkpoint, folder)
+    if job.spec.peft.type == "full":
         _add_tokenizer(base.path, folder)
     elif (folder / CONFIG).is_file():
         _settle(folder / CONFIG, base.name)
@@ -89,10 +89,9 @@ def _fetch(
     objects: ObjectStore,
     job: Job,
     checkpoint: Checkpoint,
-    kind: AdapterKind,
     folder: Path,
 ) -> None:
-    wanted = MODEL_FILE if kind == "full" else PEFT_FILE
+    wanted = MODEL_FILE if job.spec.peft.type == "full" else PEFT_FILE
     files = [file for file in checkpoint.files if wanted.fullmatch(file.name)]
     try:
         fetch_files(objects, job.tenant_id, checkpoint, files, folder)

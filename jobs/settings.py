@@ -102,10 +102,17 @@ def cores() -> int:
 
 
 def quiet_threads(threads: int) -> None:
-    """Set what torch reads once, at import: waiting threads sleep instead of spinning.
+    """Set what torch and the libraries around it read once, at import.
 
-    With the default, active waiting, two torch processes on one machine slow each other down
-    several times over. Call it before anything imports torch.
+    Waiting threads sleep instead of spinning: with the default, two torch processes on one machine
+    slow each other down several times over. No progress bars, and no word to anybody of what is
+    trained here. Call it before anything imports torch.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # noqa: TID251 - this is the one place
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # noqa: TID251 - the same
+    wanted = {
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "OMP_NUM_THREADS": str(threads),
+        "TQDM_DISABLE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)  # noqa: TID251 - this is the one place

@@ -16,6 +16,10 @@ from jobs.model import Adapter, AdapterKind, JobSpec
 PEFT: TypeAdapter[Peft] = TypeAdapter(Peft)
 # What an adapter does not keep: a job that goes on with it may choose anew.
 CHOSEN_ANEW = frozenset({"lora_dropout"})
+# Methods that go on with no adapter.
+FROM_THE_BASE = frozenset({"reward"})
+# Reward models that can share the base with what they score.
+SHARING = frozenset({"lora"})
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,7 @@ def source_of(adapter: Adapter) -> Source:
 
 def kind_of(spec: JobSpec) -> AdapterKind:
     """The kind of adapter that comes out of a job."""
-    method: str = spec.method.type
-    if method == "reward":
+    if spec.method.type == "reward":
         return "reward"
     return "full" if spec.peft.type == "full" else "lora"
 
@@ -66,8 +69,12 @@ def continued(spec: JobSpec, source: Source) -> JobSpec:
 
 def init_problems(spec: JobSpec, base: BaseModel, source: Source) -> Iterator[SpecProblem]:
     """Why the job cannot go on with this adapter."""
-    method: str = spec.method.type
-    if source.kind == "reward" and method != "reward":
+    method = spec.method.type
+    if method in FROM_THE_BASE:
+        text = f"A {method} job starts from its base model; leave `init` out."
+        yield SpecProblem(INIT, "init_unsupported", text)
+        return
+    if source.kind == "reward":
         yield SpecProblem(
             INIT,
             "wrong_adapter_kind",
@@ -102,6 +109,13 @@ def reward_problems(base: BaseModel, source: Source) -> Iterator[SpecProblem]:
             REWARD,
             "wrong_adapter_kind",
             f"{_subject(source)} is no reward model; name one that method `reward` made.",
+        )
+    elif source.peft is None or source.peft.type not in SHARING:
+        yield SpecProblem(
+            REWARD,
+            "reward_model_unusable",
+            f"{_subject(source)} is no LoRA, so it cannot share the base with what it scores; "
+            "train it with `peft` of type lora.",
         )
     yield from _of_base(REWARD, base, source)
 

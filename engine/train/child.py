@@ -14,11 +14,19 @@ from transformers.utils import logging as transformers_logging
 
 from engine.errors import EngineError
 from engine.plan import Failed, Finished, Stopped, TrainPlan
-from engine.train import sft
+from engine.train import dpo, grpo, kto, orpo, ppo, reward, sft
 from engine.train.errors import StopRequested, TrainingFailed
 from engine.train.link import Link
 
-METHODS: dict[str, Callable[[TrainPlan, Link], Finished]] = {"sft": sft.train}
+METHODS: dict[str, Callable[[TrainPlan, Link], Finished]] = {
+    "sft": sft.train,
+    "reward": reward.train,
+    "ppo": ppo.train,
+    "dpo": dpo.train,
+    "grpo": grpo.train,
+    "orpo": orpo.train,
+    "kto": kto.train,
+}
 
 
 def main(connection: Connection, plan_json: str) -> None:

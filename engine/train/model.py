@@ -3,7 +3,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from engine.spec import FullPeft, LoraPeft, Peft
 from engine.train.errors import TrainingFailed
+
+TaskType = Literal["CAUSAL_LM", "SEQ_CLS"]
 
 # Copied beside fully fine-tuned weights, so that the folder is a model of its own.
 TOKENIZER_FILES = (
@@ -35,13 +37,18 @@ def load_base(path: Path) -> PreTrainedModel:
         ) from error
 
 
-def add_peft(base: PreTrainedModel, peft: Peft) -> torch.nn.Module:
-    """The base with what is to be trained; seed torch before, since LoRA's A is random."""
+def add_peft(
+    base: PreTrainedModel, peft: Peft, *, task_type: TaskType = "CAUSAL_LM"
+) -> torch.nn.Module:
+    """The base with what is to be trained; seed torch before, since LoRA's A is random.
+
+    A SEQ_CLS base has a scalar head, which is trained whole.
+    """
     if isinstance(peft, FullPeft):
         return base
     known = ", ".join(linear_names(base))
     try:
-        model = get_peft_model(base, lora_config(peft))
+        model = get_peft_model(base, lora_config(peft, task_type))
     except ValueError as error:
         way = f'Change `peft.target_modules` to "all-linear" or to some of: {known}.'
         raise TrainingFailed("peft_invalid", f"{error} {way}") from error
@@ -63,10 +70,10 @@ def linear_names(base: PreTrainedModel) -> list[str]:
     return sorted({name.rpartition(".")[2] for name in linear})
 
 
-def lora_config(peft: LoraPeft) -> LoraConfig:
+def lora_config(peft: LoraPeft, task_type: TaskType = "CAUSAL_LM") -> LoraConfig:
     whole = peft.target_modules == "all-linear"
     return LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=task_type,
         r=peft.r,
         lora_alpha=peft.lora_alpha,
         lora_dropout=peft.lora_dropout,
@@ -85,7 +92,8 @@ def export(model: Any, base_name: str, base_path: Path, folder: Path) -> None:
     LoRA: `adapter_config.json` and `adapter_model.safetensors`. Full: a model folder with its
     tokenizer. The same weights give the same bytes.
     """
-    model.save_pretrained(folder)
+    kept = {"selected_adapters": [model.active_adapter]} if isinstance(model, PeftModel) else {}
+    model.save_pretrained(folder, **kept)
     (folder / "README.md").unlink(missing_ok=True)
     if isinstance(model, PeftModel):
         _settle_config(folder / "adapter_config.json", base_name)

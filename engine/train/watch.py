@@ -8,25 +8,36 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from engine.plan import Saved, Stepped
+from engine.plan import Evaluated, Saved, Stepped
 from engine.train.errors import StopRequested, TrainingFailed
 from engine.train.link import Link
 
+_SPEEDS = ("_runtime", "_per_second")  # of an evaluation: nothing that a client asked for
+
 
 class Watch(TrainerCallback):
-    """Reports every step and checkpoint; `asked` is the directive that ended the loop, if any."""
+    """Reports every step, evaluation and checkpoint.
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    `asked` is the directive that ended the loop, if any; `evaluated` what the last evaluation
+    found, after `evaluated_step` steps. `passes` is how many epochs one of the trainer's is; only
+    after a multiple of `stride` steps can a run go on as if it had not been stopped.
+    """
+
+    def __init__(self, link: Link, *, passes: float = 1.0, stride: int = 1) -> None:
+        self._link, self._passes, self._stride = link, passes, stride
+        self._save_due = False
         self._metrics: dict[str, float] = {}
         self._tokens_before = 0.0
         self.asked: str | None = None
+        self.evaluated: dict[str, float] = {}
+        self.evaluated_step = -1
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         counts = [entry["num_tokens"] for entry in state.log_history if "num_tokens" in entry]
-        self._tokens_before = counts[-1] if counts else 0.0
+        starts_anew = not state.num_input_tokens_seen  # a trainer that counts there goes on
+        self._tokens_before = counts[-1] if counts and starts_anew else 0.0
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -35,9 +46,14 @@ class Watch(TrainerCallback):
             raise StopRequested("cancel")
         if state.global_step >= state.max_steps:
             control.should_save = False  # the adapter comes next, and is worth more
-        elif self._link.directive == "pause":
+            return
+        pause = self._link.directive == "pause"
+        self._save_due |= control.should_save or pause
+        control.should_save = self._save_due and state.global_step % self._stride == 0
+        if control.should_save:
+            self._save_due = False
+        if control.should_save and pause:
             self.asked = "pause"
-            control.should_save = True
             control.should_training_stop = True
 
     def on_log(
@@ -48,10 +64,12 @@ class Watch(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        if logs and "num_tokens" in logs:  # the trainer counts anew where a run was resumed
+        if logs and "num_tokens" in logs:  # most trainers count anew where a run was resumed
             logs["num_tokens"] += self._tokens_before
             state.log_history[-1]["num_tokens"] = logs["num_tokens"]
         numbers = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
+        if "eval_loss" in numbers:
+            self._note_evaluation(numbers, state.global_step)
         if "loss" not in numbers:  # the summary at the end
             return
         bad = sorted(k for k in ("loss", "grad_norm") if not math.isfinite(numbers.get(k, 0.0)))
@@ -61,11 +79,17 @@ class Watch(TrainerCallback):
                 f"{bad[0]} is {numbers[bad[0]]} at step {state.global_step}; "
                 "lower `method.learning_rate`, or raise `method.warmup_ratio`.",
             )
-        epoch = numbers.pop("epoch", state.epoch or 0.0)
+        epoch = numbers.pop("epoch", state.epoch or 0.0) * self._passes
         numbers = {name: value for name, value in numbers.items() if math.isfinite(value)}
         self._metrics = numbers
         step, total = state.global_step, state.max_steps
         self._link.send(Stepped(step=step, total_steps=total, epoch=epoch, metrics=numbers))
+
+    def _note_evaluation(self, numbers: dict[str, float], step: int) -> None:
+        kept = {k: v for k, v in numbers.items() if k.startswith("eval_") and math.isfinite(v)}
+        self.evaluated = {k: v for k, v in kept.items() if not k.endswith(_SPEEDS)}
+        self.evaluated_step = step
+        self._link.send(Evaluated(step=step, metrics=self.evaluated))
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

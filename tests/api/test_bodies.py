@@ -113,6 +113,9 @@ async def test_json_sent_as_something_else_says_what_to_send(
         (("query", "limit"), "limit"),
         (("body",), "body"),
         (("body", "messages", 3, "role"), "messages.3.role"),
+        (("body", "grader", "regex", "pattern"), "grader.pattern"),
+        (("body", "grader", "multi", "graders", "length", "regex", "x"), "grader.graders.length.x"),
+        (("body", "grader", "multi", "graders", "grader", "length"), "grader.graders.grader"),
     ],
 )
 def test_a_field_is_named_as_a_client_writes_it(location: tuple[Any, ...], path: str) -> None:

@@ -94,7 +94,7 @@ async def test_an_unknown_dataset_is_a_404(client: httpx.AsyncClient, dataset_id
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"method": {"type": "ppo"}}, "method.type"),
+        ({"method": {"type": "magic"}}, "method.type"),
         ({"method": {"type": "sft", "learning_rate": 7}}, "method.learning_rate"),
         ({"peft": {"type": "lora", "r": 0}}, "peft.r"),
         ({"peft": {"type": "magic"}}, "peft.type"),
@@ -191,7 +191,12 @@ async def test_a_tenant_may_have_so_many_jobs_waiting(
 @pytest.mark.parametrize(
     ("part", "value", "message"),
     [
-        ("method", {"type": "dpo"}, "'dpo' is not among what this server takes: 'sft'."),
+        (
+            "method",
+            {"type": "magic"},
+            "'magic' is not among what this server takes: "
+            "'sft', 'reward', 'ppo', 'dpo', 'grpo', 'orpo', 'kto'.",
+        ),
         ("peft", {"type": "qlora"}, "'qlora' is not among what this server takes: 'lora', 'full'."),
         ("peft", {"r": 8}, "This field is needed: it says which one is meant."),
     ],

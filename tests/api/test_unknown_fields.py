@@ -11,12 +11,21 @@ from tests.api.making import spec_for
 pytestmark = pytest.mark.anyio
 
 NAMED_BY_CLIENTS = ("stages.",)  # any name is one of theirs there
+
+GRADER: dict[str, Any] = {
+    "type": "score_model",
+    "model": "tiny",
+    "input": [{"role": "user", "content": "x"}],
+    "sampling_params": {"seed": 1},
+}
 BODIES: dict[str, dict[str, Any]] = {
     "/jobs": spec_for({"id": "ds_" + "0" * 24}, peft={"type": "lora"}),
     "/pipelines": {
         "stages": {"a": spec_for({"id": "ds_" + "0" * 24}, peft={"type": "lora"})},
     },
     "/generate": {"messages": [{"role": "user", "content": "hi"}]},
+    "/graders/validate": {"grader": GRADER},
+    "/graders/run": {"grader": GRADER, "model_sample": "x"},
 }
 
 

@@ -10,12 +10,13 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 
+from engine.spec import PpoMethod
 from jobs.errors import Conflict, IdempotencyReused, InUse, NotFound, QuotaExceeded
 from jobs.idempotency import Idempotency
 from jobs.model import Adapter, JobError, Status, new_id
 from jobs.stages import Pipeline, PipelineSpec, PlannedStage, StageState
 from jobs.store import Store
-from jobs.tables import adapters, idempotency_keys, jobs, stage_inputs
+from jobs.tables import adapters, idempotency_keys, jobs
 from tests.contract.test_jobs_store import adapter_of, dataset_of, expire, spec_of, tenant_of
 
 MakeStore = Callable[..., Store]
@@ -61,17 +62,12 @@ def post(
     """Stages by name, each with what it goes on with; `scored` names reward models beside it."""
     rows = dataset_of(store, tenant_id)
     specs = {name: spec_of(rows).model_copy(update={"init": i}) for name, i in inits.items()}
+    for name, source in (scored or {}).items():
+        method = PpoMethod(reward_model=source)
+        specs[name] = specs[name].model_copy(update={"method": method})
     planned = [PlannedStage(name, spec, "r") for name, spec in specs.items()]
     spec = PipelineSpec(stages=specs)
-    made = store.pipelines.submit(tenant_id, spec, planned, idempotency=key).pipeline
-    if scored:
-        with store.database.write() as connection:
-            for stage, source in scored.items():
-                named = {"pipeline_id": made.id, "stage": stage, "source": source}
-                connection.execute(
-                    stage_inputs.insert().values(named | {"field": "method.reward_model"})
-                )
-    return made
+    return store.pipelines.submit(tenant_id, spec, planned, idempotency=key).pipeline
 
 
 def succeed(store: Store, tenant_id: str, job_id: str) -> Adapter:
@@ -138,7 +134,7 @@ def test_stages_start_when_what_they_need_has_succeeded(store: Store) -> None:
     made = post(store, tenant_id, sft=None, rm="@sft", ppo="@sft", scored={"ppo": "@rm"})
     assert (made.status, [stage.needs for stage in made.stages]) == (
         Status.QUEUED,
-        [(), ("sft",), ("sft",)],
+        [(), ("sft",), ("sft", "rm")],
     )
     assert states(store, made) == {"sft": "queued", "rm": "waiting", "ppo": "waiting"}
 
@@ -151,7 +147,10 @@ def test_stages_start_when_what_they_need_has_succeeded(store: Store) -> None:
 
     succeed(store, tenant_id, rm.id)
     assert sweep(store) == 1
-    last = succeed(store, tenant_id, job_of(store, made, "ppo"))
+    ppo = store.jobs.get(tenant_id, job_of(store, made, "ppo"))
+    reward = store.jobs.get(tenant_id, rm.id).adapter_id
+    assert (ppo.spec.init, ppo.spec.method) == (sft.id, PpoMethod(reward_model=reward))
+    last = succeed(store, tenant_id, ppo.id)
     assert sweep(store) == 0
     done = store.pipelines.get(tenant_id, made.id)
     assert (done.status, done.stages[2].adapter_id) == (Status.SUCCEEDED, last.id)

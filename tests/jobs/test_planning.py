@@ -1,11 +1,11 @@
 """A pipeline is checked whole: every problem with its field, and nothing of it starts."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
-from engine.spec import ROWS_OF_METHOD, LoraPeft, SftMethod
+from engine.spec import ROWS_OF_METHOD, LoraPeft, RewardMethod, SftMethod, Spec
 from jobs.errors import SpecInvalid
 from jobs.model import JobSpec
 from jobs.planning import plan
@@ -13,12 +13,6 @@ from jobs.stages import PipelineSpec, PlannedStage
 from tests.adapter_rows import add_adapter
 from tests.jobs.test_sources import Scored
 from tests.workers import House, conversations
-
-
-class Rewarding(SftMethod):
-    """A method that makes a reward model."""
-
-    type: Literal["reward"] = "reward"  # type: ignore[assignment]  # not in the union
 
 
 @pytest.fixture
@@ -32,7 +26,7 @@ def stage(house: House, monkeypatch: pytest.MonkeyPatch) -> Callable[..., JobSpe
     monkeypatch.setitem(ROWS_OF_METHOD, "reward", "conversation")
     dataset = house.add_dataset(conversations(3))
 
-    def make(method: SftMethod | None = None, **changed: Any) -> JobSpec:
+    def make(method: Spec | None = None, **changed: Any) -> JobSpec:
         whole = {"base_model": "tiny", "dataset": dataset, "method": SftMethod()} | changed
         spec = JobSpec.model_validate(whole)
         return spec.model_copy(update={"method": method}) if method else spec
@@ -57,13 +51,15 @@ def test_stages_take_what_they_leave_out_from_those_they_go_on_with(
     small = LoraPeft(r=2, target_modules=("q_proj",))
     found = planned(
         house,
-        ppo=stage(Scored(reward_model="@rm"), init="@sft"),
-        rm=stage(Rewarding(), init="@sft"),
+        ppo=stage(Scored(reward_model="@rm"), init="@dpo"),
+        dpo=stage(init="@sft"),
+        rm=stage(RewardMethod()),
         sft=stage(peft=small),
     )
     assert [(each.name, each.spec.peft) for each in found] == [
         ("ppo", small),
-        ("rm", small),
+        ("dpo", small),
+        ("rm", LoraPeft()),
         ("sft", small),
     ]
     assert {each.base_revision for each in found} == {house.bases.find("tiny").revision}
@@ -114,7 +110,7 @@ def test_results_of_the_wrong_kind_or_base_are_refused_before_they_exist(
     found = problems(
         house,
         sft=stage(),
-        rm=stage(Rewarding()),
+        rm=stage(RewardMethod()),
         scored=stage(Scored(reward_model="@sft"), init="@rm"),
         wide=stage(init="@sft", peft={"type": "lora", "r": 3}),
         elsewhere=stage(init=other.id, peft={"type": "lora", "r": 4}),
@@ -134,14 +130,15 @@ def test_each_stage_is_checked_as_a_job_and_all_of_it_is_told(
     found = problems(
         house,
         sft=stage(base_model="gpt-9", dataset="ds_" + "0" * 24),
-        rm=stage(Rewarding(), init="ad_" + "0" * 24),
+        rm=stage(RewardMethod()),
+        lost=stage(init="ad_" + "0" * 24),
         last=stage(dataset="\x00", peft={"type": "lora", "r": 65}, init="@sft"),
     )
     assert sorted(found) == [
         ("stages.last.dataset", "not_found"),
         ("stages.last.peft.r", "rank_too_high"),
+        ("stages.lost.init", "not_found"),
         ("stages.rm.dataset", "wrong_row_type"),
-        ("stages.rm.init", "not_found"),
         ("stages.sft.base_model", "base_model_not_allowed"),
         ("stages.sft.dataset", "not_found"),
     ]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from engine.spec import FullPeft, LoraPeft, SftMethod
+from engine.spec import ROWS_OF_METHOD, FullPeft, LoraPeft, RewardMethod, SftMethod
 from jobs.admission import admit
 from jobs.errors import NotFound, SpecInvalid
 from jobs.model import Adapter, JobSpec
@@ -94,6 +94,20 @@ def test_a_policy_does_not_go_on_with_a_reward_model_and_is_not_scored_by_a_poli
 def test_an_adapter_that_no_job_could_have_made_is_refused(house: House) -> None:
     ours = adapter(house, peft={"type": "of another version"})
     assert problems(house, init=ours.id) == [("init", "peft_unknown")]
+
+
+def test_a_reward_model_starts_from_its_base(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ROWS_OF_METHOD, "reward", "conversation")
+    assert problems(house, init=adapter(house).id, method=RewardMethod()) == [
+        ("init", "init_unsupported")
+    ]
+
+
+def test_a_reward_model_that_cannot_share_the_base_is_refused(house: House) -> None:
+    whole = adapter(house, kind="reward", peft={"type": "full"})
+    assert problems(house, method=Scored(reward_model=whole.id)) == [
+        ("method.reward_model", "reward_model_unusable")
+    ]
 
 
 @pytest.mark.parametrize("id", ["ad_" + "0" * 24, "x", "ad_\x00", "@sft"])

@@ -36,7 +36,7 @@ def test_labels_are_the_assistants_tokens_and_the_end_of_its_turn(renderer: Rend
 def test_rows_without_a_trained_token_are_left_out_and_counted(renderer: Renderer) -> None:
     rows = [conversation("say", "it"), conversation("x" * 100, "it")]
     data = conversations(rows, renderer, 32)
-    assert (len(data.examples), data.truncated, data.empty) == (1, 1, 1)
+    assert (len(data.examples), data.truncated, len(data.left_out)) == (1, 1, 1)
     assert len(data.warnings(32)) == 2
 
 

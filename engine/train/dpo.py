@@ -1,0 +1,53 @@
+"""Direct preference optimization and its kin, by TRL's DPOTrainer.
+
+The log-probs under the starting policy are computed once, before the first step, by the policy
+itself: no second model is held, and a step costs one forward pass instead of two.
+"""
+
+from trl import DPOConfig, DPOTrainer
+
+from engine.plan import Finished, TrainPlan
+from engine.render import load_renderer
+from engine.rows import iter_rows
+from engine.spec import DpoMethod
+from engine.train.collators import PairCollator, pair_columns
+from engine.train.examples import preferences
+from engine.train.link import Link
+from engine.train.start import begin, drop_reference, finish, tell
+from engine.train.trainer import arguments, fed, run, split_rows
+
+
+def train(plan: TrainPlan, link: Link) -> Finished:
+    """Learn from the plan's preferences, and leave the adapter in `work_dir/adapter`.
+
+    Raises StopRequested and TrainingFailed.
+    """
+    method = plan.method
+    assert isinstance(method, DpoMethod)
+    renderer = load_renderer(plan.base_path)
+    rows = iter_rows(plan.dataset_path, plan.dataset_format, plan.row_type)
+    data = preferences(rows, renderer, method.max_length)
+    tell(link, data, method.max_length)
+    start = begin(plan, [pair.chosen for pair in data.examples])
+    split = split_rows(data.examples, pair_columns, plan)
+    trainer = fed(DPOTrainer)(
+        model=start.model,
+        args=arguments(
+            DPOConfig,
+            plan,
+            method,
+            beta=method.beta,
+            loss_type=[method.loss_type],
+            label_smoothing=method.label_smoothing,
+            max_length=None,  # the rows are cut already
+            precompute_ref_log_probs=True,
+            remove_unused_columns=False,
+        ),
+        train_dataset=split.train,
+        eval_dataset=split.held_out,
+        data_collator=PairCollator(renderer.contract.pad_token_id),
+        processing_class=start.tokenizer,
+    )
+    drop_reference(start.model)
+    outcome = run(plan, link, trainer, split)
+    return finish(plan, start, outcome, renderer)

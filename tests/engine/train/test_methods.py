@@ -1,0 +1,121 @@
+"""The contract of every method: what is resumed ends as what was never stopped, and it learns."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.spec import (
+    DpoMethod,
+    FullPeft,
+    GrpoMethod,
+    KtoMethod,
+    LoraPeft,
+    Method,
+    OrpoMethod,
+    Peft,
+    PpoMethod,
+    RewardMethod,
+    SftMethod,
+)
+from engine.train.child import METHODS
+from engine.train.errors import StopRequested
+from tests.bases import make_base
+from tests.engine.train.runs import bytes_of, train
+
+LORA, FULL = LoraPeft(r=4, lora_dropout=0.3), FullPeft()
+# 11 rows in batches of 2 x 2: both the last batch and the last accumulation are short.
+SHORT: dict[str, Any] = {
+    "per_device_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "learning_rate": 1e-3,
+    "max_length": 64,
+}
+OFFLINE: dict[str, Any] = SHORT | {"num_train_epochs": 2}
+ONLINE: dict[str, Any] = SHORT | {
+    "max_steps": 6,
+    "max_completion_length": 5,
+    "reward_model": "ad_0",
+}
+CONTRACT: list[tuple[Method, Peft]] = [
+    (SftMethod(**OFFLINE), LORA),
+    (SftMethod(**OFFLINE), FULL),
+    (RewardMethod(**OFFLINE), LORA),
+    (RewardMethod(**OFFLINE), FULL),
+    (DpoMethod(**OFFLINE), LORA),
+    (DpoMethod(**OFFLINE), FULL),
+    (OrpoMethod(**OFFLINE), LORA),
+    (OrpoMethod(**OFFLINE), FULL),
+    (KtoMethod(**OFFLINE), LORA),
+    (KtoMethod(**OFFLINE), FULL),
+    (PpoMethod(**ONLINE, num_mini_batches=2, kl_control="adaptive"), LORA),
+    (GrpoMethod(**ONLINE, num_generations=2, beta=0.1), LORA),
+    (GrpoMethod(**ONLINE, num_generations=2), FULL),
+]
+IDS = [f"{method.type}-{peft.type}" for method, peft in CONTRACT]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def reward_model(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work_dir = tmp_path_factory.mktemp("reward") / "run"
+    finished, _ = train(base, work_dir, RewardMethod(**OFFLINE), LoraPeft(r=4))
+    return finished.path
+
+
+def inputs(method: Method, reward_model: Path) -> dict[str, Any]:
+    return {"reward_from": reward_model} if hasattr(method, "reward_model") else {}
+
+
+def test_every_method_is_under_the_contract() -> None:
+    assert {method.type for method, _ in CONTRACT} == set(METHODS)
+
+
+@pytest.mark.parametrize(("method", "peft"), CONTRACT, ids=IDS)
+def test_a_run_resumed_from_any_checkpoint_is_the_run_that_was_not_stopped(
+    base: Path, reward_model: Path, tmp_path: Path, method: Method, peft: Peft
+) -> None:
+    given = inputs(method, reward_model)
+    whole, reports = train(base, tmp_path / "whole", method, peft, **given)
+    assert list(reports.metrics) == [1, 2, 3, 4, 5, 6]
+    kept = reports.checkpoints
+    for step in (2, 3, 5):  # in the middle of an epoch, at its end, and from a resumed run's own
+        folder = kept / f"checkpoint-{step}"
+        resumed, again = train(
+            base, tmp_path / f"from-{step}", method, peft, resume_from=folder, **given
+        )
+        kept = again.checkpoints if step == 3 else kept
+        expected = {n: found for n, found in reports.metrics.items() if n > step}
+        assert timeless(again.metrics) == timeless(expected)
+        assert bytes_of(resumed) == bytes_of(whole)
+        assert (resumed.probes, resumed.scores) == (whole.probes, whole.scores)
+        assert resumed.metrics == whole.metrics
+
+
+def timeless(metrics: dict[int, dict[str, float]]) -> dict[int, dict[str, float]]:
+    return {
+        step: {name: value for name, value in found.items() if name != "step_time"}
+        for step, found in metrics.items()
+    }
+
+
+@pytest.mark.parametrize(("method", "peft"), CONTRACT, ids=IDS)
+def test_a_run_is_cancelled_and_paused_within_a_step(
+    base: Path, reward_model: Path, tmp_path: Path, method: Method, peft: Peft
+) -> None:
+    for directive in ("cancel", "pause"):
+        with pytest.raises(StopRequested, match=directive):
+            train(
+                base,
+                tmp_path / directive,
+                method,
+                peft,
+                directive=directive,
+                **inputs(method, reward_model),
+            )
+    assert not list((tmp_path / "cancel" / "kept").glob("*"))
+    assert [p.name for p in (tmp_path / "pause" / "kept").iterdir()] == ["checkpoint-1"]
