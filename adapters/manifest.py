@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue
 MANIFEST_NAME = "manifest.json"
 _SEAL = re.compile(rb',\s*"sha256": "([0-9a-f]{64})"\s*\}\s*')
 
+# What the files are: LoRA's matrices, a whole model, or either with a scalar head that scores.
+AdapterKind = Literal["lora", "full", "reward"]
 Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
 
 
@@ -35,6 +37,13 @@ class Probe(_Frozen):
     prompt_tokens: int = Field(ge=1)
     logprobs: tuple[FiniteFloat, ...]
     base_logprobs: tuple[FiniteFloat, ...]
+
+
+class ScoreProbe(_Frozen):
+    """The score that a reward model's trainer saw for a prompt and an answer."""
+
+    token_ids: tuple[int, ...]
+    score: FiniteFloat
 
 
 class DatasetRef(_Frozen):
@@ -61,7 +70,7 @@ class Manifest(_Frozen):
 
     format: Literal[1] = 1
     adapter_id: str = Field(pattern=r"^ad_[0-9a-f]{24}$")
-    kind: Literal["lora", "full", "reward"]
+    kind: AdapterKind
     base_model: str
     base_revision: str
     tokenizer_sha256: str
@@ -71,6 +80,7 @@ class Manifest(_Frozen):
     peft: dict[str, JsonValue]
     metrics: dict[str, JsonValue] = Field(default_factory=dict)
     probes: tuple[Probe, ...] = ()
+    scores: tuple[ScoreProbe, ...] = ()
     files: tuple[FileEntry, ...] = ()
     created_at: float
 

@@ -6,14 +6,14 @@ import structlog
 from fastapi import APIRouter
 
 from adapters import registry
-from adapters.manifest import FileEntry, Lineage, Manifest
+from adapters.manifest import AdapterKind, FileEntry, Lineage, Manifest
 from api.auth import TenantId
 from api.bodies import StrictRoute
 from api.calls import in_thread, read
 from api.envelope import Deleted, ListOf, Wire, refusals
 from api.paging import AdapterId, After, Limit
 from api.services import FromServices, Services
-from jobs.model import Adapter, AdapterKind
+from jobs.model import Adapter
 from storage.objects import StorageError
 
 router = APIRouter(prefix="/adapters", tags=["adapters"], route_class=StrictRoute)

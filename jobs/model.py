@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from adapters.manifest import AdapterKind
 from engine.rows import DatasetFormat, RowType
 from engine.spec import LoraPeft, Method, Peft, Spec
 from jobs.errors import NotFound
@@ -36,7 +37,6 @@ TERMINAL = frozenset(status for status, after in TRANSITIONS.items() if not afte
 
 Directive = Literal["continue", "cancel", "pause"]
 Level = Literal["info", "warn", "error"]
-AdapterKind = Literal["lora", "full", "reward"]
 
 ID_SHAPE = re.compile(r"[a-z]{2,3}_[0-9a-f]{24}")
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from adapters import registry
-from adapters.manifest import DatasetRef, Lineage, Manifest
+from adapters.manifest import AdapterKind, DatasetRef, Lineage, Manifest
 from engine.bases import BaseModel
 from jobs.checkpoints import fetch_files
 from jobs.errors import Conflict, NotFound
-from jobs.model import Adapter, AdapterKind, Checkpoint, Job
+from jobs.model import Adapter, Checkpoint, Job
 from jobs.publishing import check_files
 from jobs.sources import kind_of
 from jobs.store import Store
@@ -78,7 +78,7 @@ def promote(
         _add_tokenizer(base.path, folder)
     elif (folder / CONFIG).is_file():
         _settle(folder / CONFIG, base.name)
-    check_files(kind, folder, base.path)
+    check_files(job.spec, folder, base.path)
     manifest = _manifest(store, job, checkpoint, kind, contract)
     manifest = registry.publish(objects, job.tenant_id, folder, manifest)
     return store.adapters.add_once(_row(job, checkpoint, manifest))

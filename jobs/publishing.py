@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 
 from adapters import registry
-from adapters.manifest import DatasetRef, Lineage, Manifest, Probe
+from adapters.manifest import DatasetRef, Lineage, Manifest, Probe, ScoreProbe
 from adapters.tensors import base_shapes
 from adapters.validation import validate_full, validate_lora
 from engine.plan import Finished
-from jobs.model import Adapter, AdapterKind, Claim
+from jobs.model import Adapter, Claim, JobSpec
 from storage.objects import ObjectStore
 
 
@@ -25,7 +25,7 @@ def publish(objects: ObjectStore, claim: Claim, finished: Finished, base_path: P
     Raises AdapterInvalid for a result that could not be served, such as one with NaN in it.
     """
     job = claim.job
-    check_files(finished.kind, finished.path, base_path)
+    check_files(job.spec, finished.path, base_path)
     manifest = registry.publish(objects, job.tenant_id, finished.path, _manifest(claim, finished))
     return Adapter(
         id=manifest.adapter_id,
@@ -40,14 +40,15 @@ def publish(objects: ObjectStore, claim: Claim, finished: Finished, base_path: P
     )
 
 
-def check_files(kind: AdapterKind, folder: Path, base_path: Path) -> None:
+def check_files(spec: JobSpec, folder: Path, base_path: Path) -> None:
     """Whether a result can be served on its base. Raises AdapterInvalid."""
     shapes = base_shapes(base_path)
-    if kind == "full":
-        validate_full(folder, shapes)
+    scored = spec.method.type == "reward"
+    if spec.peft.type == "full":
+        validate_full(folder, shapes, scored=scored)
     else:
         # Its rank was admitted when the job was posted.
-        validate_lora(folder, shapes, max_rank=sys.maxsize)
+        validate_lora(folder, shapes, max_rank=sys.maxsize, scored=scored)
 
 
 def unpublish(objects: ObjectStore, tenant_id: str, job_id: str, attempt: int) -> None:
@@ -74,5 +75,6 @@ def _manifest(claim: Claim, finished: Finished) -> Manifest:
         peft=job.spec.peft.model_dump(mode="json"),
         metrics=dict(finished.metrics),
         probes=tuple(Probe.model_validate(probe.model_dump()) for probe in finished.probes),
+        scores=tuple(ScoreProbe.model_validate(score.model_dump()) for score in finished.scores),
         created_at=time.time(),
     )

@@ -6,16 +6,18 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from adapters.manifest import Manifest
+from adapters.manifest import AdapterKind, Manifest
 from engine.bases import BaseModel
 from engine.spec import Peft
 from jobs.errors import SpecProblem
 from jobs.inputs import INIT, REWARD
-from jobs.model import Adapter, AdapterKind, JobSpec
+from jobs.model import Adapter, JobSpec
 
 PEFT: TypeAdapter[Peft] = TypeAdapter(Peft)
 # What an adapter does not keep: a job that goes on with it may choose anew.
 CHOSEN_ANEW = frozenset({"lora_dropout"})
+# What comes out, by what is trained.
+KIND_OF_PEFT: dict[str, AdapterKind] = {"lora": "lora", "full": "full"}
 # Methods that go on with no adapter.
 FROM_THE_BASE = frozenset({"reward"})
 # Reward models that can share the base with what they score.
@@ -53,9 +55,7 @@ def source_of(adapter: Adapter) -> Source:
 
 def kind_of(spec: JobSpec) -> AdapterKind:
     """The kind of adapter that comes out of a job."""
-    if spec.method.type == "reward":
-        return "reward"
-    return "full" if spec.peft.type == "full" else "lora"
+    return "reward" if spec.method.type == "reward" else KIND_OF_PEFT[spec.peft.type]
 
 
 def continued(spec: JobSpec, source: Source) -> JobSpec:

@@ -4,9 +4,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from adapters.manifest import Lineage, Manifest
+from adapters.manifest import AdapterKind, Lineage, Manifest
 from adapters.registry import publish
-from jobs.model import Adapter, AdapterKind, new_id
+from jobs.model import Adapter, new_id
 from jobs.store import Store
 from storage.objects import ObjectStore
 
