@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
+from engine.frozen import Spec
 from engine.rows import DatasetFormat, RowType
-from engine.spec import Method, Peft, Spec
+from engine.spec import Method, Peft
 
 
 class TrainPlan(Spec):

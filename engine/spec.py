@@ -2,8 +2,10 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from engine.frozen import Spec
+from engine.graders import Grader
 from engine.rows import RowType
 
 # Every loss of trl's DPOTrainer; what each is, stands in its documentation.
@@ -11,12 +13,6 @@ DpoLoss = Literal[
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
     "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
 ]  # fmt: skip
-
-
-class Spec(BaseModel):
-    """A frozen model that refuses unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Training(Spec):
@@ -61,9 +57,10 @@ class Offline(Training):
 class Online(Training):
     """A method that learns from answers of its own, each of them scored by a reward.
 
-    `max_length` bounds the prompt and `max_completion_length` the answer, in tokens. `reward_model`
-    is the id of a reward adapter. KL is the mean over answers of the sum over their tokens of
-    log pi(token) - log pi_start(token), natural log; above `max_kl` the job warns, or stops.
+    `max_length` bounds the prompt and `max_completion_length` the answer, in tokens. The reward is
+    that of `reward_model`, the id of a reward adapter, or of `grader`. KL is the mean over answers
+    of the sum over their tokens of log pi(token) - log pi_start(token), natural log; above
+    `max_kl` the job warns, or stops.
     """
 
     num_train_epochs: float = Field(1.0, gt=0, le=1000)
@@ -71,13 +68,14 @@ class Online(Training):
     max_completion_length: int = Field(128, ge=1, le=1_048_576)
     temperature: float = Field(1.0, gt=0, le=10)
     reward_model: str | None = Field(None, min_length=1, max_length=64)
+    grader: Grader | None = None
     max_kl: float | None = Field(None, gt=0, le=1e6)
     on_max_kl: Literal["warn", "stop"] = "warn"
 
     @model_validator(mode="after")
     def _has_a_reward(self) -> Self:
-        if self.reward_model is None:
-            raise ValueError("reward_model is missing: name the adapter of a reward job")
+        if (self.reward_model is None) == (self.grader is None):
+            raise ValueError("give exactly one of `reward_model`, an adapter's id, and `grader`")
         return self
 
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from adapters.manifest import AdapterKind
+from engine.frozen import Spec
 from engine.rows import DatasetFormat, RowType
-from engine.spec import LoraPeft, Method, Peft, Spec
+from engine.spec import LoraPeft, Method, Peft
 from jobs.errors import NotFound
 
 

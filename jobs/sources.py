@@ -21,7 +21,7 @@ KIND_OF_PEFT: dict[str, AdapterKind] = {"lora": "lora", "full": "full"}
 # Methods that go on with no adapter.
 FROM_THE_BASE = frozenset({"reward"})
 # Reward models that can share the base with what they score.
-SHARING = frozenset({"lora"})
+SHARING = frozenset({"lora", "qlora"})
 
 
 @dataclass(frozen=True)

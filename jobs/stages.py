@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from engine.spec import Spec
+from engine.frozen import Spec
 from jobs.inputs import stage_of
 from jobs.model import JobError, JobName, JobSpec, MetadataKey, MetadataValue, Record, Status
 

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from engine.errors import EngineError
-from engine.spec import Spec
+from engine.frozen import Spec
 
 # OpenAI's names for what can go wrong with one sample; a client finds them in `metadata.errors`.
 FaultKind = Literal[

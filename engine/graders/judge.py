@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from engine.frozen import Spec
 from engine.graders.limits import MAX_TURNS
 from engine.graders.templates import Template
 from engine.rows import Message
-from engine.spec import Spec
 
 
 def _plain(content: Any) -> Any:

@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from engine.frozen import Spec
 from engine.graders.grades import GradingFault
-from engine.spec import Spec
 
 
 class Sample(Spec):

@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import Field
 
+from engine.frozen import Spec
 from engine.graders.grades import Fault, Grade, GraderProblem, GradingFault
 from engine.graders.judge import Judge, Question, Verdict
 from engine.graders.sample import Sample
 from engine.graders.templates import render
-from engine.spec import Spec
 
 
 @dataclass(frozen=True)

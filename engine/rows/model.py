@@ -1,6 +1,7 @@
 """The four row types, and the problems a dataset can have."""
 
-from typing import Literal
+import json
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -50,9 +51,19 @@ class Preference(Record):
 
 
 class Prompt(Record):
-    """A prompt alone; the model's own answers are what is learned from."""
+    """A prompt alone; the model's own answers are what is learned from.
+
+    `item_json` is an object that a grader may read, such as a reference answer; as JSON, so that
+    rows can be compared and hashed.
+    """
 
     prompt: tuple[Message, ...]
+    item_json: str = "{}"
+
+    @property
+    def item(self) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads(self.item_json)
+        return value
 
 
 class Rating(Record):

@@ -145,6 +145,8 @@ def is_plain(line: bytes, written: Written, keys: tuple[bytes, ...]) -> bool:
     """
     if b"\\u00" in line and ODD_ESCAPE.search(line):
         return False
+    if getattr(written, "item", None) is not None:  # objects of any keys
+        return False
     for key in keys:
         if line.count(key) > 1:
             return False

@@ -1,11 +1,12 @@
 """How rows may be written: one wire model a spelling, and the choice between them."""
 
+import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from engine.rows.model import (
     MAX_MESSAGES,
@@ -105,14 +106,19 @@ class WrittenPreference(Written):
 
 class WrittenPrompt(Written):
     prompt: Text
+    item: dict[str, JsonValue] | None = None
+
+    def __hash__(self) -> int:
+        return hash(self.row())
 
     def row(self) -> Row:
-        return Prompt(prompt=spoken("user", self.prompt))
+        item = json.dumps(self.item or {}, sort_keys=True)
+        return Prompt(prompt=spoken("user", self.prompt), item_json=item)
 
     def faults(self) -> list[Fault]:
         if all(is_blank(message.content) for message in spoken("user", self.prompt)):
             return [Fault("prompt", "is blank; write what the model is asked")]
-        return prompt_faults(self.prompt)
+        return prompt_faults(self.prompt) + item_faults(self.item)
 
 
 class WrittenRating(Written):
@@ -163,6 +169,14 @@ def answer_faults(name: str, answer: Text) -> list[Fault]:
         said = f"begins with a {answer[0].role} message"
         return [Fault(name, f"{said}; give the assistant's answer alone, without the prompt")]
     return blank_answers(name, answer)
+
+
+def item_faults(item: dict[str, JsonValue] | None) -> list[Fault]:
+    try:
+        json.dumps(item, allow_nan=False)
+    except ValueError:
+        return [Fault("item", "has a number that is not finite; JSON has none")]
+    return []
 
 
 def texts(written: Written) -> Iterator[tuple[str, str]]:

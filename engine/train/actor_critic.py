@@ -46,6 +46,11 @@ class Answers:
         """The answers alone, [answers, tokens]."""
         return self.token_ids[:, -self.mask.shape[1] :]
 
+    def lists(self) -> list[list[int]]:
+        """Each answer's own token ids, up to and with its stop token."""
+        lengths = self.mask.sum(1).tolist()
+        return [ids[:n] for ids, n in zip(self.tokens.tolist(), lengths, strict=True)]
+
     @property
     def positions(self) -> Tensor:
         """Of each token in its own sequence, from 0."""
@@ -56,17 +61,22 @@ class ActorCritic:
     """A PEFT model whose adapter POLICY is trained, and what stands beside it.
 
     The reference is the base, or a frozen copy of the adapter that training starts from. The value
-    function starts as the reward model (Ouyang et al. 2022, appendix C.4).
+    function starts as the reward model (Ouyang et al. 2022, appendix C.4); where a grader gives the
+    reward, as a new adapter of the policy's kind whose head says 0.
     """
 
-    def __init__(self, model: Any, *, reward_from: Path, copy_reference: bool) -> None:
+    def __init__(self, model: Any, *, reward_from: Path | None, copy_reference: bool) -> None:
         self.switch = AdapterSwitch(model)
         if copy_reference:
             self.switch.copy(POLICY, REFERENCE, trained=False)
         self._reference = REFERENCE if copy_reference else None
-        head = add_reward_adapter(self.switch, reward_from, REWARD)
-        self.switch.copy(REWARD, VALUE, trained=True)
         self._causal = model.get_base_model()
+        if reward_from is None:
+            head = torch.zeros(1, self._causal.get_input_embeddings().weight.shape[1])
+            self.switch.add(VALUE, model.peft_config[POLICY], trained=True)
+        else:
+            head = add_reward_adapter(self.switch, reward_from, REWARD)
+            self.switch.copy(REWARD, VALUE, trained=True)
         self._body = getattr(self._causal, self._causal.base_model_prefix)
         self._reward_head = nn.Parameter(head.to(model.device), requires_grad=False)
         self.value_head = nn.Parameter(head.to(model.device).clone())
@@ -136,7 +146,7 @@ class ActorCritic:
 
     @torch.no_grad()
     def rewards(self, answers: Answers) -> Tensor:
-        """The reward model's score at each answer's last token, [answers]."""
+        """The reward model's score at each answer's last token, [answers]; it must have one."""
         with self.switch.using(REWARD):
             hidden = self._hidden(answers)
         last = hidden.shape[1] - answers.mask.shape[1] + answers.mask.sum(1) - 1

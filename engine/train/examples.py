@@ -54,6 +54,14 @@ class Rated:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A prompt and its token ids."""
+
+    row: Prompt
+    input_ids: list[int]
+
+
+@dataclass(frozen=True)
 class Tokenized(Generic[T]):
     """What the rows came to. `left_out` says why, in the words of the client's rows."""
 
@@ -122,16 +130,14 @@ def ratings(rows: Iterable[Row], renderer: Renderer, max_length: int) -> Tokeniz
     return _checked(Tokenized(rated, truncated, _empty(empty, max_length)), max_length)
 
 
-def prompts(
-    rows: Iterable[Row], renderer: Renderer, max_length: int
-) -> Tokenized[tuple[Prompt, list[int]]]:
+def prompts(rows: Iterable[Row], renderer: Renderer, max_length: int) -> Tokenized[Asked]:
     """Each prompt with its tokens, up to where the assistant is to speak; too long ones are out."""
-    found: list[tuple[Prompt, list[int]]] = []
+    found: list[Asked] = []
     long = 0
     for row in _only(rows, Prompt):
         ids = renderer.prompt_ids(row.prompt)
         long += len(ids) > max_length
-        found += [(row, ids)] if len(ids) <= max_length else []
+        found += [Asked(row, ids)] if len(ids) <= max_length else []
     text = f"{long} rows were left out: their prompt is longer than max_length={max_length} tokens."
     return _checked(Tokenized(found, 0, (text,) * bool(long)), max_length)
 

@@ -15,7 +15,7 @@ from engine.train.examples import prompts as tokenized
 from engine.train.link import Link
 from engine.train.prompting import Prompts, probe_examples, split_prompts
 from engine.train.reward_watch import RewardWatch
-from engine.train.scorer import Scorer, reward_scorer
+from engine.train.scorer import Scorer, scorer_of
 from engine.train.start import begin, finish, tell
 from engine.train.trainer import Split, arguments, run
 
@@ -37,7 +37,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     split = _columns(prompts, method, total)
     trainer = TokenizedGrpoTrainer(
         model=start.model,
-        reward_funcs=rewarded(reward_scorer(plan, start.model)),
+        reward_funcs=rewarded(scorer_of(plan, start.model, renderer, link), prompts),
         args=arguments(
             GRPOConfig,
             plan,
@@ -70,14 +70,13 @@ class TokenizedGrpoTrainer(GRPOTrainer):
         return prompts, None, {}
 
 
-def rewarded(scorer: Scorer) -> Any:
-    """A scorer in the shape that TRL calls."""
+def rewarded(scorer: Scorer, prompts: Prompts) -> Any:
+    """A scorer in the shape that TRL calls, with the columns of a row by name."""
 
-    def reward(
-        *, prompts: list[list[int]], completion_ids: list[list[int]], **_: Any
-    ) -> list[float]:
-        pairs = zip(prompts, completion_ids, strict=True)
-        return scorer([prompt + completion for prompt, completion in pairs])
+    known = [*prompts.train, *prompts.held_out]
+
+    def reward(*, place: list[int], completion_ids: list[list[int]], **_: Any) -> list[float]:
+        return scorer([known[number] for number in place], completion_ids)
 
     return reward
 
@@ -115,6 +114,11 @@ def _columns(prompts: Prompts, method: GrpoMethod, total_steps: int) -> Split:
     """Prompts in the order of the whole run: TRL's sampler forgets its own when it is resumed."""
     batches = math.ceil(total_steps / method.num_iterations)
     order = prompts.order(batches * _prompts_a_step(method))
-    held_out = Dataset.from_dict({"prompt": prompts.held_out}) if prompts.held_out else None
-    train = Dataset.from_dict({"prompt": prompts.train}).select(order)
-    return Split(train, held_out, trained_tokens=0, passes=len(order) / len(prompts.train))
+    rows = {
+        "prompt": [asked.input_ids for asked in [*prompts.train, *prompts.held_out]],
+        "place": list(range(len(prompts.train) + len(prompts.held_out))),
+    }
+    known = Dataset.from_dict(rows)
+    held_out = known.select(range(len(prompts.train), len(known))) if prompts.held_out else None
+    passes = len(order) / len(prompts.train)
+    return Split(known.select(order), held_out, trained_tokens=0, passes=passes)

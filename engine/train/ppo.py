@@ -18,7 +18,7 @@ from engine.rows import iter_rows
 from engine.spec import PpoMethod
 from engine.train.actor_critic import ActorCritic, Answers
 from engine.train.errors import StopRequested, TrainingFailed
-from engine.train.examples import prompts
+from engine.train.examples import Asked, prompts
 from engine.train.link import Link
 from engine.train.ppo_equations import (
     adapted,
@@ -32,6 +32,7 @@ from engine.train.ppo_equations import (
 from engine.train.ppo_state import PpoState
 from engine.train.prompting import Prompts, probe_examples, sampling, split_prompts
 from engine.train.reward_watch import RewardWatch
+from engine.train.scorer import Grading, Scorer
 from engine.train.start import POLICY, begin, finish, tell
 from engine.train.trainer import Outcome
 
@@ -43,7 +44,6 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     """
     method = plan.method
     assert isinstance(method, PpoMethod)
-    assert plan.reward_from is not None
     renderer = load_renderer(plan.base_path)
     rows = iter_rows(plan.dataset_path, plan.dataset_format, plan.row_type)
     data = prompts(rows, renderer, method.max_length)
@@ -53,7 +53,8 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     actor = ActorCritic(
         start.model, reward_from=plan.reward_from, copy_reference=plan.init_from is not None
     )
-    run = PpoRun(plan, method, renderer, actor, split, link)
+    graded = Grading(method.grader, renderer, link) if method.grader else None
+    run = PpoRun(plan, method, renderer, actor, graded, split, link)
     outcome = run.run()
     actor.switch.use(POLICY)
     return finish(plan, start, outcome, renderer)
@@ -115,6 +116,7 @@ class PpoRun:
         method: PpoMethod,
         renderer: Renderer,
         actor: ActorCritic,
+        graded: Scorer | None,
         split: Prompts,
         link: Link,
     ) -> None:
@@ -122,7 +124,7 @@ class PpoRun:
         self.pad = renderer.contract.pad_token_id
         self.sampling = sampling(method, renderer.contract)
         self.batch = method.per_device_batch_size * method.gradient_accumulation_steps
-        self.split = split
+        self.split, self.graded = split, graded
         per_epoch = math.ceil(len(split.train) / self.batch)
         self.total = method.max_steps or math.ceil(per_epoch * method.num_train_epochs)
         self.state = PpoState(actor, method, plan, self.total)
@@ -163,11 +165,10 @@ class PpoRun:
         if asked == "pause":
             raise StopRequested("pause")
 
-    def _step(self, batch: list[list[int]]) -> dict[str, float]:
+    def _step(self, batch: list[Asked]) -> dict[str, float]:
         """Sample an answer to each prompt, score them, and learn from them."""
         method, state = self.method, self.state
-        answers = self.actor.answer(batch, self.sampling, self.pad)
-        seen = self._look(answers)
+        seen = self._look(batch, answers := self._answer(batch))
         experience = self._experience(seen)
         kl = seen.kl.mean().item()
         metrics = {
@@ -190,19 +191,31 @@ class PpoRun:
             )
         return metrics
 
+    def _answer(self, batch: list[Asked]) -> Answers:
+        prompts = [asked.input_ids for asked in batch]
+        answers: Answers = self.actor.answer(prompts, self.sampling, self.pad)
+        return answers
+
     @torch.no_grad()
-    def _look(self, answers: Answers) -> Seen:
+    def _look(self, batch: list[Asked], answers: Answers) -> Seen:
         """Log-probs, values and scores, of `per_device_batch_size` answers at a time."""
         actor, temperature = self.actor, self.method.temperature
-        columns: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        columns: list[tuple[Tensor, Tensor, Tensor]] = []
+        scores: list[Tensor] = [] if self.graded is None else [self._graded(batch, answers)]
         for part in answers.parts(self.method.per_device_batch_size):
             actor.switch.use(POLICY)
             logprobs = actor.logprobs(part, temperature)[0]
             reference = actor.reference_logprobs(part, temperature)
-            scores = actor.rewards(part) - self.method.missing_eos_penalty * (~part.ended)
-            columns.append((logprobs, reference, actor.values(part), scores))
+            scores += [actor.rewards(part)] if self.graded is None else []
+            columns.append((logprobs, reference, actor.values(part)))
         actor.switch.use(POLICY)
-        return Seen(answers, *(torch.cat(column) for column in zip(*columns, strict=True)))
+        logprobs, reference, values = (torch.cat(each) for each in zip(*columns, strict=True))
+        missing = self.method.missing_eos_penalty * (~answers.ended)
+        return Seen(answers, logprobs, reference, values, torch.cat(scores) - missing)
+
+    def _graded(self, batch: list[Asked], answers: Answers) -> Tensor:
+        assert self.graded is not None
+        return torch.tensor(self.graded(batch, answers.lists()), device=answers.mask.device)
 
     def _experience(self, seen: Seen) -> Experience:
         method, mask = self.method, seen.answers.mask
@@ -275,8 +288,7 @@ class PpoRun:
         with torch.random.fork_rng():
             torch.manual_seed(self.plan.seed)
             for batch in self.split.held_out_batches(self.method.per_device_batch_size):
-                answers = self.actor.answer(batch, self.sampling, self.pad)
-                seen = self._look(answers)
+                seen = self._look(batch, self._answer(batch))
                 scores += seen.scores.tolist()
                 kls += seen.kl.tolist()
         metrics = {"eval_reward": fmean(scores), "eval_kl": fmean(kls)}

@@ -7,21 +7,20 @@ from transformers import GenerationConfig
 
 from engine.contract import RenderContract
 from engine.plan import TrainPlan
-from engine.rows import Prompt
 from engine.spec import Online
-from engine.train.examples import IGNORED, Example
+from engine.train.examples import IGNORED, Asked, Example
 from engine.train.trainer import draw_held_out
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Token ids of the prompts to learn from and of those held out. The order is the seed's."""
+    """The prompts to learn from and those held out. The order is the seed's."""
 
-    train: list[list[int]]
-    held_out: list[list[int]]
+    train: list[Asked]
+    held_out: list[Asked]
     seed: int
 
-    def batch(self, step: int, size: int) -> list[list[int]]:
+    def batch(self, step: int, size: int) -> list[Asked]:
         """The prompts of a step, counted from 0."""
         return [self.train[place] for place in self.order((step + 1) * size, first=step * size)]
 
@@ -38,21 +37,21 @@ class Prompts:
         random.Random(f"{self.seed}/{epoch}").shuffle(places)
         return places
 
-    def held_out_batches(self, size: int) -> list[list[list[int]]]:
+    def held_out_batches(self, size: int) -> list[list[Asked]]:
         return [self.held_out[i : i + size] for i in range(0, len(self.held_out), size)]
 
 
-def split_prompts(examples: list[tuple[Prompt, list[int]]], plan: TrainPlan) -> Prompts:
+def split_prompts(examples: list[Asked], plan: TrainPlan) -> Prompts:
     """Raises TrainingFailed where either side would be empty."""
     drawn = draw_held_out(len(examples), plan)
-    train = [ids for i, (_, ids) in enumerate(examples) if i not in drawn]
-    return Prompts(train, [examples[i][1] for i in sorted(drawn)], plan.seed)
+    train = [asked for i, asked in enumerate(examples) if i not in drawn]
+    return Prompts(train, [examples[i] for i in sorted(drawn)], plan.seed)
 
 
-def probe_examples(examples: list[tuple[Prompt, list[int]]]) -> list[Example]:
+def probe_examples(examples: list[Asked]) -> list[Example]:
     """Prompts as text to predict, from their middle on: rows without answers have no other."""
-    halves = [(ids, max(1, len(ids) // 2)) for _, ids in examples if len(ids) > 1]
-    return [Example(ids, [IGNORED] * half + ids[half:]) for ids, half in halves]
+    rows = [asked.input_ids for asked in examples if len(asked.input_ids) > 1]
+    return [Example(ids, [IGNORED] * (half := len(ids) // 2 or 1) + ids[half:]) for ids in rows]
 
 
 def sampling(method: Online, contract: RenderContract) -> GenerationConfig:

@@ -154,6 +154,27 @@ def test_a_prompt_alone_and_a_rating(tmp_path: Path) -> None:
     assert rating == Rating(prompt=(ask("a"),), completion=(answer("b"),), label=False)
 
 
+def test_a_prompt_may_bring_an_item_for_graders(tmp_path: Path) -> None:
+    items = [{"reference": "Paris", "n": [1, None]}, {}, {"reference": "Rome"}]
+    records = [{"prompt": "Which?", "item": item} for item in items]
+    rows = rows_of(tmp_path / "rows", *records, {"prompt": "Which?"})
+    assert [row.item for row in rows if isinstance(row, Prompt)] == [*items, {}]
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "message"),
+    [
+        (b'{"prompt": "a", "item": {"b": 1, "b": 2}}', "b", "is there twice in one object"),
+        (b'{"prompt": "a", "item": {"b": NaN}}', "item", "not finite"),
+        (b'{"prompt": "a", "item": "b"}', "item", "object"),
+    ],
+)
+def test_an_item_is_json_that_means_one_thing(line: bytes, field: str, message: str) -> None:
+    for before in (b"", b'{"prompt": "a", "item": {}}\n'):
+        with pytest.raises(DatasetInvalid, match=rf"{field}: .*{message}"):
+            checked(before + line, "jsonl")
+
+
 def test_reading_stops_at_a_bad_row_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(DatasetInvalid, match=r"^line 2, completion: is blank; write the answer$"):
         rows_of(
@@ -179,9 +200,22 @@ ROWS: dict[str, st.SearchStrategy[Any]] = {
         lambda before, after: Conversation(messages=before + after), prompts, answers
     ),
     "preference": st.builds(Preference, prompt=prompts, chosen=answers, rejected=answers),
-    "prompt": st.builds(Prompt, prompt=st.builds(lambda p, t: (*p, ask(t)), prompts, said)),
+    "prompt": st.builds(
+        lambda before, text, item: Prompt(
+            prompt=(*before, ask(text)), item_json=json.dumps(item, sort_keys=True)
+        ),
+        prompts,
+        said,
+        st.dictionaries(texts, st.one_of(st.none(), st.integers(), texts), max_size=2),
+    ),
     "rating": st.builds(Rating, prompt=prompts, completion=answers, label=st.booleans()),
 }
+
+
+def written(row: Row) -> dict[str, Any]:
+    """A row as a client writes it."""
+    fields = row.model_dump(exclude={"context", "item_json"})
+    return fields | {"item": row.item} if isinstance(row, Prompt) else fields
 
 
 @settings(max_examples=200, deadline=None)
@@ -191,9 +225,7 @@ def test_what_is_written_is_read_back(
 ) -> None:
     rows = data.draw(st.lists(ROWS[kind], min_size=1, max_size=4))
     path = tmp_path_factory.getbasetemp() / "round-trip.jsonl"
-    lines = (
-        json.dumps(row.model_dump(exclude={"context"}), ensure_ascii=ascii_only) for row in rows
-    )
+    lines = (json.dumps(written(row), ensure_ascii=ascii_only) for row in rows)
     path.write_text("\n".join(lines), encoding="utf-8", newline="\n")
 
     assert list(iter_rows(path, "jsonl")) == rows
