@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue
 MANIFEST_NAME = "manifest.json"
 _SEAL = re.compile(rb',\s*"sha256": "([0-9a-f]{64})"\s*\}\s*')
 
-# What the files are: LoRA's matrices, virtual tokens in front, or a whole model.
-AdapterKind = Literal["lora", "prompt_tuning", "prefix_tuning", "full"]
+# What the files are: LoRA's matrices, virtual tokens in front, a whole model, or a reward model: a
+# LoRA or a whole model with a scalar head that scores.
+AdapterKind = Literal["lora", "prompt_tuning", "prefix_tuning", "full", "reward"]
 Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
 
 
@@ -39,6 +40,13 @@ class Probe(_Frozen):
     base_logprobs: tuple[FiniteFloat, ...]
 
 
+class ScoreProbe(_Frozen):
+    """The score that a reward model's trainer saw for a prompt and an answer."""
+
+    token_ids: tuple[int, ...]
+    score: FiniteFloat
+
+
 class DatasetRef(_Frozen):
     """A dataset the adapter learned from, by id and content."""
 
@@ -47,10 +55,12 @@ class DatasetRef(_Frozen):
 
 
 class Lineage(_Frozen):
-    """Where an adapter comes from."""
+    """Where an adapter comes from. With a checkpoint and a step: not from the end of its job."""
 
     job_id: str | None = None
     attempt: int | None = None
+    checkpoint_id: str | None = None
+    step: int | None = None
     datasets: tuple[DatasetRef, ...] = ()
     parent_adapter_id: str | None = None
     imported: bool = False
@@ -71,6 +81,7 @@ class Manifest(_Frozen):
     peft: dict[str, JsonValue]
     metrics: dict[str, JsonValue] = Field(default_factory=dict)
     probes: tuple[Probe, ...] = ()
+    scores: tuple[ScoreProbe, ...] = ()
     files: tuple[FileEntry, ...] = ()
     created_at: float
 

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict
 from adapters.errors import AdapterInvalid
 
 CONFIG_NAME = "adapter_config.json"
+HEAD = "score"  # a reward model's scalar head
+_HEADS = ("classifier", HEAD)  # peft names both, and saves the one that is there
 _MAX_CONFIG_BYTES = 1 << 20
 _MODULE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
@@ -64,9 +66,14 @@ class LoraConfigSummary(BaseModel):
         return any(module == name or module.endswith("." + name) for name in self.target_modules)
 
 
-def read_config(folder: Path, *, max_rank: int) -> LoraConfigSummary:
-    """Read and check a folder's adapter_config.json; AdapterInvalid."""
+def read_config(folder: Path, *, max_rank: int, scored: bool = False) -> LoraConfigSummary:
+    """Read and check a folder's adapter_config.json; AdapterInvalid.
+
+    With `scored` it is a reward model's, whose scalar head is saved beside the matrices.
+    """
     config = load_config(folder)
+    if scored:
+        config = _without_head(config)
     if config.get("peft_type") != "LORA":
         kind = str(config.get("peft_type"))[:40]
         raise AdapterInvalid("peft_type_unsupported", f"peft_type is {kind!r}; only LORA is served")
@@ -121,6 +128,16 @@ def check_task(config: Mapping[str, Any]) -> None:
     )
     if str(library).partition(".")[0] != "transformers":
         raise malformed(f"auto_mapping would import {str(library)[:60]!r}; remove it")
+
+
+def _without_head(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A reward model's configuration as that of the LoRA below its head."""
+    heads = config.get("modules_to_save")
+    if config.get("task_type") != "SEQ_CLS" or not isinstance(heads, list) or HEAD not in heads:
+        text = f"a reward model has task_type SEQ_CLS, and its head {HEAD!r} in modules_to_save"
+        raise AdapterInvalid("reward_head_missing", text)
+    others = [name for name in heads if name not in _HEADS]
+    return {**config, "task_type": "CAUSAL_LM", "modules_to_save": others}
 
 
 def _check_features(config: Mapping[str, Any]) -> None:

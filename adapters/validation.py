@@ -12,7 +12,7 @@ from pathlib import Path
 
 from adapters.errors import AdapterInvalid
 from adapters.files import TEXT_FILES, WEIGHTS_NAME, check_files
-from adapters.peft_config import CONFIG_NAME, LoraConfigSummary, check_rank, read_config
+from adapters.peft_config import CONFIG_NAME, HEAD, LoraConfigSummary, check_rank, read_config
 from adapters.tensors import TensorInfo, check_finite, read_header, weight_files
 
 _FULL_FILES = TEXT_FILES | {
@@ -28,23 +28,30 @@ _KEY = re.compile(
 _MAX_LORA_HEADER_BYTES = 16 << 20
 _EMBEDDINGS = {"embed_tokens", "embed_in", "wte", "wpe"}
 _TIED = (".embed_tokens.weight", ".wte.weight", "wte.weight")  # what an lm_head is often tied to
+_TOKEN_HEAD = "lm_head.weight"
+_PEFT_PREFIX = "base_model.model."
 _OUTER_NAMES = 2  # how many a base's file may leave out, or have on top, against the module's name
 
 Shape = tuple[int, ...]
 
 
-def validate_lora(folder: Path, base: Mapping[str, Shape], *, max_rank: int) -> LoraConfigSummary:
+def validate_lora(
+    folder: Path, base: Mapping[str, Shape], *, max_rank: int, scored: bool = False
+) -> LoraConfigSummary:
     """Check a PEFT LoRA folder against the shapes of its base; what it comes to.
+
+    With `scored` it is a reward model's, with a scalar head [1, hidden] beside the matrices.
 
     Cheap checks come first: the weights themselves are read only when all else is right.
     """
     check_files(folder, TEXT_FILES | {CONFIG_NAME, WEIGHTS_NAME})
-    config = read_config(folder, max_rank=max_rank)
+    config = read_config(folder, max_rank=max_rank, scored=scored)
     path = folder / WEIGHTS_NAME
     if not path.is_file():
         raise AdapterInvalid("weights_missing", f"there is no {WEIGHTS_NAME}")
     header = read_header(path, max_header_bytes=_MAX_LORA_HEADER_BYTES)
-    pairs, magnitudes = _pairs(header, len(base))
+    matrices = _without_head(header, _PEFT_PREFIX, base) if scored else header
+    pairs, magnitudes = _pairs(matrices, len(base))
     _check_ranks(pairs, config, max_rank)
     _check_base(pairs, config, base)
     _check_magnitudes(magnitudes, pairs, config)
@@ -53,8 +60,11 @@ def validate_lora(folder: Path, base: Mapping[str, Shape], *, max_rank: int) -> 
     return config.model_copy(update={"modules": len(pairs), "parameters": parameters})
 
 
-def validate_full(folder: Path, base: Mapping[str, Shape]) -> None:
-    """Check a whole fine-tuned model against the shapes of its base; AdapterInvalid."""
+def validate_full(folder: Path, base: Mapping[str, Shape], *, scored: bool = False) -> None:
+    """Check a whole fine-tuned model against the shapes of its base; AdapterInvalid.
+
+    With `scored` it has a scalar head [1, hidden] in place of the one for tokens.
+    """
     shards = [path.name for path in folder.iterdir() if _SHARD.fullmatch(path.name)]
     check_files(folder, _FULL_FILES.union(shards))
     _check_model_config(folder / "config.json")
@@ -63,11 +73,28 @@ def validate_full(folder: Path, base: Mapping[str, Shape]) -> None:
     if unnamed:
         raise AdapterInvalid("unexpected_file", f"{unnamed[0]} is not part of the model")
     headers = [(path, read_header(path)) for path in paths]
-    _check_same_tensors(
-        {name: i.shape for _, header in headers for name, i in header.items()}, base
-    )
+    tensors = {name: info for _, header in headers for name, info in header.items()}
+    if scored:
+        tensors = _without_head(tensors, "", base)
+        base = {name: shape for name, shape in base.items() if name != _TOKEN_HEAD}
+    _check_same_tensors({name: info.shape for name, info in tensors.items()}, base)
     for path, header in headers:
         check_finite(path, header)
+
+
+def _without_head(
+    tensors: Mapping[str, TensorInfo], prefix: str, base: Mapping[str, Shape]
+) -> dict[str, TensorInfo]:
+    """What is below a reward model's head, which must be there and fit the base."""
+    name = f"{prefix}{HEAD}.weight"
+    if name not in tensors:
+        raise AdapterInvalid("reward_head_missing", f"there is no {name!r}, which scores")
+    widths = {shape[1] for known, shape in base.items() if known.endswith(_TIED)}
+    shape = tensors[name].shape
+    if len(shape) != 2 or shape[0] != 1 or shape[1] not in widths:
+        text = f"{name!r} is {list(shape)}; a head is one row as wide as the base's embeddings"
+        raise AdapterInvalid("wrong_shape", text)
+    return {known: info for known, info in tensors.items() if known != name}
 
 
 def _pairs(
@@ -196,7 +223,7 @@ def _check_model_config(path: Path) -> None:
 
 
 def _check_same_tensors(tensors: Mapping[str, Shape], base: Mapping[str, Shape]) -> None:
-    tied = {"lm_head.weight"}  # in one file, and left out of the other
+    tied = {_TOKEN_HEAD}  # in one file, and left out of the other
     differing = (tensors.keys() ^ base.keys()) - tied
     shared = tensors.keys() & base.keys()
     wrong = [name for name in sorted(shared) if tensors[name] != base[name]]

@@ -74,9 +74,12 @@ async def get_adapter(id: AdapterId, tenant_id: TenantId, services: FromServices
     return view(await read(services.store, services.store.adapters.get, tenant_id, id))
 
 
-@router.delete("/{id}", responses=refusals(404))
+@router.delete("/{id}", responses=refusals(404, 409))
 async def delete_adapter(id: AdapterId, tenant_id: TenantId, services: FromServices) -> Deleted:
-    """Delete an adapter for good; inference servers stop serving it within seconds."""
+    """Delete an adapter for good; inference servers stop serving it within seconds.
+
+    Refused while a job that has not ended starts from it.
+    """
     await in_thread(_delete, services, tenant_id, id)
     return Deleted(id=id, object="adapter")
 

@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 from api import (
     adapters,
     archives,
+    checkpoints,
     datasets,
     docs,
     events,
@@ -19,6 +20,7 @@ from api import (
     health,
     jobs,
     models,
+    pipelines,
     previews,
 )
 from api.auth import Authentication
@@ -32,6 +34,8 @@ ROOMS = (
     previews,
     jobs,
     events,
+    checkpoints,
+    pipelines,
     archives,
     adapters,
     generate,

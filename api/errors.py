@@ -30,6 +30,7 @@ from engine.graders import GradingFault
 from engine.rows import DatasetInvalid
 from engine.template import RenderError, TemplateUnsupported
 from jobs import errors as jobs
+from jobs.checkpoints import CheckpointCorrupt
 from storage.objects import ObjectExists, ObjectNotFound, StorageError, StorageUnavailable
 
 SHOWN = 20
@@ -125,6 +126,7 @@ TABLE: dict[type[Exception], Row] = {
     AdapterInvalid: Row(422, "adapter_invalid"),
     AdapterMissing: Row(404, "not_found"),
     AdapterCorrupt: Row(500, "adapter_corrupt"),
+    CheckpointCorrupt: Row(500, "checkpoint_corrupt"),
     # The store's own texts name objects, and with them tenants.
     ObjectNotFound: Row(500, "object_missing", "A stored file is missing; tell the operator."),
     ObjectExists: Row(409, "object_exists", "This was stored already."),

@@ -1,4 +1,4 @@
-"""What happens inside a job: its events as a page or a stream, its metrics, its checkpoints."""
+"""What happens inside a job: its events as a page or a stream, its metrics."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ from api.calls import read
 from api.envelope import ListOf, Wire, json_answer, refusals
 from api.paging import JobId
 from api.services import FromServices
-from jobs.model import TERMINAL, Checkpoint, Event, Level
+from jobs.model import TERMINAL, Event, Level
 from jobs.store import Store
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
@@ -40,19 +40,6 @@ class EventView(Wire):
     data: dict[str, Any]
 
 
-class CheckpointView(Wire):
-    """Resumable training state; private to the job."""
-
-    object: Literal["checkpoint"] = "checkpoint"
-    id: str
-    job: str
-    attempt: int
-    step: int
-    bytes: int
-    metrics: dict[str, Any]
-    created_at: int
-
-
 def view(event: Event) -> EventView:
     return EventView(
         seq=event.seq,
@@ -63,18 +50,6 @@ def view(event: Event) -> EventView:
         type=event.type,
         message=event.message,
         data=event.data,
-    )
-
-
-def checkpoint_view(checkpoint: Checkpoint) -> CheckpointView:
-    return CheckpointView(
-        id=checkpoint.id,
-        job=checkpoint.job_id,
-        attempt=checkpoint.attempt,
-        step=checkpoint.step,
-        bytes=sum(file.size_bytes for file in checkpoint.files),
-        metrics=checkpoint.metrics,
-        created_at=int(checkpoint.created_at),
     )
 
 
@@ -141,13 +116,3 @@ async def list_metrics(id: JobId, tenant_id: TenantId, services: FromServices) -
     store = services.store
     events = await read(store, store.jobs.metrics, tenant_id, id)
     return ListOf(data=tuple(map(view, events)))
-
-
-@router.get("/{id}/checkpoints", responses=refusals(404))
-async def list_checkpoints(
-    id: JobId, tenant_id: TenantId, services: FromServices
-) -> ListOf[CheckpointView]:
-    """The checkpoints that the job could go on from, the last step first."""
-    store = services.store
-    checkpoints = await read(store, store.jobs.checkpoints, tenant_id, id)
-    return ListOf(data=tuple(map(checkpoint_view, checkpoints)))

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from engine.graders import Grader
 from engine.spec import Method, Peft
 
+OF_A_KEY = "[key]"  # what pydantic adds where a name is wrong, not what stands under it
 PLACES = ("body", "query", "path", "header", "cookie")
 
 
@@ -37,7 +38,7 @@ def field_path(location: Sequence[int | str], problem: str = "") -> str:
     for place, part in enumerate(parts):
         of = "grader" if parts[max(0, place - 2) : place][:1] == [PARTS] else ""
         before = parts[place - 1] if place else ""
-        if part not in TAGS.get(of or before, ()):
+        if part not in TAGS.get(of or before, ()) and part != OF_A_KEY:
             kept.append(part)
     if problem.startswith("union_tag"):
         kept.append("type")

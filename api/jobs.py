@@ -14,7 +14,8 @@ from api.paging import After, JobId, Limit, known
 from api.services import FromServices, Services
 from engine.spec import Method, Peft
 from jobs.admission import admit
-from jobs.board import Idempotency
+from jobs.idempotency import Idempotency
+from jobs.inputs import inputs_of
 from jobs.model import Job, JobError, JobSpec, Progress, Status, Timings
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
@@ -39,7 +40,10 @@ SMALL_JOB = {
 
 
 class JobView(Wire):
-    """A job as clients see it. `requested` says which change waits for the worker."""
+    """A job as clients see it. `requested` says which change waits for the worker.
+
+    `pipeline_id` and `stage` say whose stage it is, where it is one.
+    """
 
     object: Literal["job"] = "job"
     id: str
@@ -49,6 +53,7 @@ class JobView(Wire):
     dataset: str
     method: Method
     peft: Peft
+    init: str | None
     seed: int
     checkpoint_every: int
     name: str | None
@@ -58,6 +63,8 @@ class JobView(Wire):
     attempt: int
     error: JobError | None
     adapter_id: str | None
+    pipeline_id: str | None
+    stage: str | None
     created_at: int
     started_at: int | None
     finished_at: int | None
@@ -74,6 +81,8 @@ def view(job: Job) -> JobView:
         attempt=job.attempt,
         error=job.error,
         adapter_id=job.adapter_id,
+        pipeline_id=job.pipeline_id,
+        stage=job.stage,
         created_at=int(job.created_at),
         started_at=None if job.started_at is None else int(job.started_at),
         finished_at=None if job.finished_at is None else int(job.finished_at),
@@ -90,6 +99,8 @@ async def submit(
 ) -> JobView:
     """Queue a job. What could not run or be served is refused now, with every reason."""
     known("dataset", spec.dataset)
+    for adapter_id in inputs_of(spec).values():
+        known("adapter", adapter_id)
     job = await in_thread(_submit, services, tenant_id, spec, idempotency_key)
     return view(job)
 
@@ -99,7 +110,7 @@ def _submit(services: Services, tenant_id: str, spec: JobSpec, key: str | None) 
     idempotency = Idempotency(key, body_hash(spec)) if key else None
     if idempotency and (first := board.answered(tenant_id, idempotency)):
         return first
-    base = admit(
+    admitted = admit(
         services.store,
         services.bases,
         tenant_id,
@@ -109,8 +120,8 @@ def _submit(services: Services, tenant_id: str, spec: JobSpec, key: str | None) 
     )
     submitted = board.submit(
         tenant_id,
-        spec,
-        base_revision=base.revision,
+        admitted.spec,
+        base_revision=admitted.base.revision,
         queue=settings.queue,
         idempotency=idempotency,
     )
@@ -121,8 +132,19 @@ def _submit(services: Services, tenant_id: str, spec: JobSpec, key: str | None) 
 
 def body_hash(spec: JobSpec) -> str:
     """Equal for bodies that mean the same, whatever their spelling."""
-    canonical: Any = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hash_of(meaning(spec))
+
+
+def meaning(spec: JobSpec) -> dict[str, Any]:
+    """A job as JSON. What it leaves of `peft` to the adapter that it goes on with is left out."""
+    whole = spec.model_dump(mode="json")
+    if spec.init is not None:
+        whole["peft"] = spec.model_dump(mode="json", exclude_unset=True).get("peft")
+    return whole
+
+
+def hash_of(meant: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meant, sort_keys=True).encode()).hexdigest()
 
 
 @router.get("", responses=refusals(404))

@@ -1,21 +1,13 @@
 """Ids in paths and cursors in queries: an id of the wrong shape is as unknown as any other."""
 
-import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, Path, Query
 
-from jobs.errors import NotFound
+from jobs.model import checked_id
 
-ID_SHAPE = re.compile(r"[a-z]{2,3}_[0-9a-f]{24}")
-
-
-def known(kind: str, id: str) -> str:
-    """The id, unless it cannot be one; so nothing odd reaches the database."""
-    if not ID_SHAPE.fullmatch(id):
-        raise NotFound(kind, id)
-    return id
+known = checked_id
 
 
 def _checked(kind: str, prefix: str) -> Callable[..., Awaitable[str]]:
@@ -35,6 +27,7 @@ async def _cursor(
 
 DatasetId = Annotated[str, Depends(_checked("dataset", "ds"))]
 JobId = Annotated[str, Depends(_checked("job", "job"))]
+PipelineId = Annotated[str, Depends(_checked("pipeline", "pl"))]
 AdapterId = Annotated[str, Depends(_checked("adapter", "ad"))]
 After = Annotated[str | None, Depends(_cursor)]
 Limit = Annotated[int, Query(ge=1, le=100, description="how many at most")]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.configuration import AsJson, Key, Url
-from cli.failure import CommandFailed
 
 if TYPE_CHECKING:
     from cli.client import Client
@@ -37,6 +36,7 @@ def submit(
     virtual_tokens: Annotated[
         int | None, typer.Option("--virtual-tokens", help="Of prompt and prefix tuning.")
     ] = None,
+    init: Annotated[str | None, typer.Option("--init", help="ad_...: go on with it.")] = None,
     epochs: Annotated[float | None, typer.Option("--epochs")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate")] = None,
     seed: Annotated[int | None, typer.Option("--seed")] = None,
@@ -47,12 +47,16 @@ def submit(
 ) -> None:
     """Queue a job from a spec, from options, or from both."""
     from cli.client import connect
+    from cli.specs import read_spec
 
-    spec = _read(file) if file else {}
+    spec = read_spec(file) if file else {}
     given = {"base_model": base_model, "dataset": dataset, "name": name, "seed": seed}
+    given["init"] = init
     spec |= {field: value for field, value in given.items() if value is not None}
     _into(spec, "method", "sft", type=method, num_train_epochs=epochs, learning_rate=learning_rate)
-    _into(spec, "peft", "lora", type=peft, r=rank, num_virtual_tokens=virtual_tokens)
+    chosen = {"type": peft, "r": rank, "num_virtual_tokens": virtual_tokens}
+    if not spec.get("init") or spec.get("peft") or any(chosen.values()):  # else the adapter's
+        _into(spec, "peft", "lora", **chosen)
     with connect(url, key) as client:
         spec["base_model"] = spec.get("base_model") or client.first_model()
         job = post(client, spec)
@@ -72,18 +76,6 @@ def post(client: "Client", spec: dict[str, Any]) -> dict[str, Any]:
         "/jobs", spec, headers={"idempotency-key": f"cli-{uuid.uuid4().hex}"}
     )
     return job
-
-
-def _read(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise CommandFailed(f"{file} is not a file.")
-    try:
-        spec = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise CommandFailed(f"{file} cannot be read as JSON: {error}.") from error
-    if not isinstance(spec, dict):
-        raise CommandFailed(f"{file} must hold one JSON object, the job's spec.")
-    return spec
 
 
 def _into(spec: dict[str, Any], field: str, default: str, **given: Any) -> None:

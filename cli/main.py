@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from cli import adapter, dataset, demo, generate, job, key, roles, serve
+from cli import adapter, checkpoint, dataset, demo, generate, job, key, pipeline, roles, serve
 from cli.failure import is_expected
 
 app = typer.Typer(
@@ -18,7 +18,7 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.command()(serve.serve)
 app.command()(generate.generate)
-for room in (dataset, job, adapter, key):
+for room in (dataset, job, pipeline, checkpoint, adapter, key):
     app.add_typer(room.app, name=room.__name__.rpartition(".")[2])
 _ROLES = "One role each"
 for role in (roles.api, roles.worker, roles.inference):

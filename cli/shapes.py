@@ -20,6 +20,8 @@ _STATUS_STYLE = {
     "succeeded": "green",
     "failed": "red",
     "cancelled": "dim",
+    "waiting": "dim",
+    "skipped": "yellow",
 }
 _MOMENTS = ("created_at", "started_at", "finished_at")
 _BAR_CELLS = 40

@@ -1,6 +1,7 @@
 """What is checked before a job is queued: it must be able to run, and its result to be served."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from adapters.errors import AdapterError
 from adapters.geometry import base_geometry
@@ -14,11 +15,31 @@ from engine.spec import (
     PromptTuningPeft,
     QloraPeft,
 )
+from jobs.combinations import of_combination, of_grader
 from jobs.errors import SpecInvalid, SpecProblem
-from jobs.model import JobSpec
+from jobs.inputs import INIT, REWARD, inputs_of
+from jobs.model import Dataset, JobSpec, checked_id
+from jobs.sources import Source, continued, init_problems, reward_problems, source_of
 from jobs.store import Store
 
 VIRTUAL = PromptTuningPeft | PrefixTuningPeft
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A job that can run, with what it left to the adapter it starts from, and its base."""
+
+    spec: JobSpec
+    base: BaseModel
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A job, with what it left to the adapter it starts from, and every reason against it."""
+
+    spec: JobSpec
+    base: BaseModel | None
+    problems: tuple[SpecProblem, ...]
 
 
 def admit(
@@ -29,18 +50,41 @@ def admit(
     *,
     max_lora_rank: int,
     qlora: bool = False,
-) -> BaseModel:
-    """The base that the job will train. Raises SpecInvalid with every reason against the job.
+) -> Admitted:
+    """The job as it will run. qlora: whether the workers have what quantizing a base takes.
 
-    qlora: whether the workers have what quantizing a base takes.
+    Raises NotFound for a dataset or an adapter that the tenant does not have, and SpecInvalid with
+    every reason against the job.
     """
-    problems = [
-        *_of_dataset(store, tenant_id, spec),
-        *_of_rank(spec, max_lora_rank),
-        *_of_start(spec),
-        *_of_prefix(spec),
-        *_of_quantization(spec, qlora),
-    ]
+    dataset = dataset_named(store, tenant_id, spec.dataset)
+    sources = {field: source_named(store, tenant_id, id) for field, id in inputs_of(spec).items()}
+    checked = check(bases, spec, dataset, sources, max_lora_rank=max_lora_rank, qlora=qlora)
+    if checked.problems or checked.base is None:
+        raise SpecInvalid(list(checked.problems))
+    return Admitted(checked.spec, checked.base)
+
+
+def dataset_named(store: Store, tenant_id: str, dataset_id: str) -> Dataset:
+    """Raises NotFound."""
+    return store.datasets.get(tenant_id, checked_id("dataset", dataset_id))
+
+
+def source_named(store: Store, tenant_id: str, adapter_id: str) -> Source:
+    """Raises NotFound."""
+    return source_of(store.adapters.get(tenant_id, checked_id("adapter", adapter_id)))
+
+
+def check(
+    bases: BaseCatalogue,
+    spec: JobSpec,
+    dataset: Dataset | None,
+    sources: Mapping[str, Source],
+    *,
+    max_lora_rank: int,
+    qlora: bool,
+) -> Checked:
+    """Everything against a job that can be said of the inputs that are known."""
+    problems: list[SpecProblem] = []
     base: BaseModel | None = None
     try:
         base = bases.find(spec.base_model)
@@ -48,18 +92,27 @@ def admit(
         problems.append(SpecProblem("base_model", "base_model_not_allowed", str(error)))
     except BaseUnusable as error:
         problems.append(SpecProblem("base_model", "base_model_unusable", str(error)))
+    job = continued(spec, sources[INIT]) if INIT in sources else spec
+    if dataset is not None:
+        problems += _of_rows(job, dataset)
+    problems += of_combination(job)
+    problems += of_grader(job)
+    problems += _of_rank(job, max_lora_rank)
+    problems += _of_start(job)
+    problems += _of_prefix(job)
+    problems += _of_quantization(job, qlora)
     if base is not None:
-        problems += _of_length(spec, base)
-        problems += _of_modules(spec, base)
-        problems += _of_layers(spec, base)
-    if problems or base is None:
-        raise SpecInvalid(problems)
-    return base
+        problems += _of_length(job, base)
+        problems += _of_modules(job, base)
+        problems += _of_layers(job, base)
+        if REWARD in sources:
+            problems += reward_problems(base, sources[REWARD])
+        if INIT in sources:
+            problems += init_problems(spec, base, sources[INIT])
+    return Checked(job, base, tuple(problems))
 
 
-def _of_dataset(store: Store, tenant_id: str, spec: JobSpec) -> Iterator[SpecProblem]:
-    """Raises NotFound for a dataset that the tenant does not have."""
-    dataset = store.datasets.get(tenant_id, spec.dataset)
+def _of_rows(spec: JobSpec, dataset: Dataset) -> Iterator[SpecProblem]:
     wanted = ROWS_OF_METHOD[spec.method.type]
     if dataset.row_type != wanted:
         yield SpecProblem(
@@ -100,8 +153,17 @@ def _of_length(spec: JobSpec, base: BaseModel) -> Iterator[SpecProblem]:
             f"{base.name} reads at most {longest} tokens; lower `method.max_length` from "
             f"{spec.method.max_length}.",
         )
+        return
+    rows = spec.method.max_length + getattr(spec.method, "max_completion_length", 0)
+    if rows > longest:
+        yield SpecProblem(
+            "method.max_completion_length",
+            "max_length_too_long",
+            f"{base.name} reads at most {longest} tokens, prompt and answer together; lower "
+            "`method.max_length` or `method.max_completion_length`.",
+        )
     elif isinstance(spec.peft, VIRTUAL):
-        count, rows = spec.peft.num_virtual_tokens, spec.method.max_length
+        count = spec.peft.num_virtual_tokens
         if count + rows > longest:
             yield SpecProblem(
                 "peft.num_virtual_tokens",

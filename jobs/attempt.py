@@ -9,7 +9,8 @@ from pathlib import Path
 
 import structlog
 
-from adapters.errors import AdapterInvalid
+from adapters import registry
+from adapters.errors import AdapterCorrupt, AdapterInvalid, AdapterMissing
 from engine.bases import BaseCatalogue
 from engine.errors import EngineError
 from engine.plan import (
@@ -31,6 +32,7 @@ from jobs.checkpoints import (
     store_checkpoint,
 )
 from jobs.errors import JobsError, LeaseLost, NotFound, StoreUnavailable
+from jobs.inputs import INIT, REWARD, inputs_of
 from jobs.journal import Journal
 from jobs.keeper import LeaseKeeper
 from jobs.launcher import Launcher, Running
@@ -122,6 +124,7 @@ class Attempt:
         key = dataset_source(job.tenant_id, dataset.id)
         if self._shop.objects.get_file(key, rows) != dataset.sha256:
             raise _failure("dataset_corrupt", f"Dataset {dataset.id} is damaged; upload it again.")
+        inputs = inputs_of(job.spec)
         return TrainPlan(
             base_name=base.name,
             base_path=base.path,
@@ -135,7 +138,26 @@ class Attempt:
             work_dir=self._work_dir,
             resume_from=self._resume_from(),
             threads=self._shop.threads,
+            init_from=self._fetch_adapter(inputs.get(INIT), "init"),
+            reward_from=self._fetch_adapter(inputs.get(REWARD), "reward"),
         )
+
+    def _fetch_adapter(self, adapter_id: str | None, name: str) -> Path | None:
+        """The folder of an adapter that the job starts from, every file checked."""
+        if adapter_id is None:
+            return None
+        folder = self._work_dir / name
+        try:
+            registry.fetch(self._shop.objects, self._claim.job.tenant_id, adapter_id, folder)
+        except AdapterMissing as error:
+            raise _failure(
+                "adapter_missing",
+                f"Adapter {adapter_id}, which this job starts from, is gone; post the job with "
+                "another one.",
+            ) from error
+        except AdapterCorrupt as error:
+            raise _failure("adapter_corrupt", f"{error}.") from error
+        return folder
 
     def _resume_from(self) -> Path | None:
         checkpoint = self._claim.checkpoint

@@ -6,9 +6,9 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from jobs.database import Database
-from jobs.datasets import find_dataset
-from jobs.errors import Conflict, IdempotencyReused, NotFound, QuotaExceeded
+from jobs.errors import Conflict, NotFound
 from jobs.events import append_events, list_events, list_metrics
+from jobs.idempotency import Idempotency, find_answer, remember_answer
 from jobs.model import (
     TERMINAL,
     TRANSITIONS,
@@ -19,18 +19,10 @@ from jobs.model import (
     NewEvent,
     Status,
     Timings,
-    new_id,
 )
 from jobs.pages import Page, newest_first
-from jobs.tables import checkpoints, idempotency_keys, jobs, now
-
-
-@dataclass(frozen=True)
-class Idempotency:
-    """A client's key, and the hash of the body that came with it."""
-
-    key: str
-    body_sha256: str
+from jobs.submission import insert_job, require_room
+from jobs.tables import checkpoints, jobs, now, pipeline_turns
 
 
 @dataclass(frozen=True)
@@ -57,16 +49,25 @@ class Board:
     ) -> Submitted:
         """Queue a job; the same idempotency key gives the same job and the same answer.
 
-        Raises NotFound for the dataset, IdempotencyReused for a key with another body, and
-        QuotaExceeded.
+        Raises NotFound for the dataset and the adapters that it names, IdempotencyReused for a key
+        with another body, and QuotaExceeded.
         """
         try:
             with self._db.write() as connection:
-                if idempotency and (found := _answered(connection, tenant_id, idempotency)):
+                if idempotency and (found := find_answer(connection, tenant_id, idempotency, Job)):
                     return Submitted(found, replayed=True)
-                job = self._insert(connection, tenant_id, spec, base_revision, queue, priority)
+                require_room(connection, tenant_id, 1, self._max_live)
+                job_id = insert_job(
+                    connection,
+                    tenant_id,
+                    spec,
+                    base_revision=base_revision,
+                    queue=queue,
+                    priority=priority,
+                )
+                job = find_job(connection, tenant_id, job_id)
                 if idempotency:
-                    _remember(connection, tenant_id, idempotency, job)
+                    remember_answer(connection, tenant_id, idempotency, job.id, job)
                 return Submitted(job, replayed=False)
         except sa.exc.IntegrityError:
             # Somebody with the same key committed first: theirs is the job.
@@ -78,45 +79,7 @@ class Board:
     def answered(self, tenant_id: str, idempotency: Idempotency) -> Job | None:
         """What the first request with this key was answered. Raises IdempotencyReused."""
         with self._db.read() as connection:
-            return _answered(connection, tenant_id, idempotency)
-
-    def _insert(
-        self,
-        connection: sa.Connection,
-        tenant_id: str,
-        spec: JobSpec,
-        base_revision: str,
-        queue: str,
-        priority: int,
-    ) -> Job:
-        find_dataset(connection, tenant_id, spec.dataset, lock=True)
-        live = sa.select(sa.func.count()).where(
-            jobs.c.tenant_id == tenant_id, jobs.c.status.not_in(TERMINAL)
-        )
-        if (connection.scalar(live) or 0) >= self._max_live:
-            raise QuotaExceeded(
-                f"{self._max_live} jobs are queued or running already; wait for one to end."
-            )
-        job_id = new_id("job")
-        values = {
-            "id": job_id,
-            "tenant_id": tenant_id,
-            "status": Status.QUEUED,
-            "queue": queue,
-            "priority": priority,
-            "spec": spec.model_dump(mode="json"),
-            "dataset_id": spec.dataset,
-            "base_revision": base_revision,
-            "attempt": 0,
-            "losses": 0,
-            "event_seq": 0,
-            "progress": {},
-            "created_at": now(),
-        }
-        connection.execute(jobs.insert().values(values))
-        queued = NewEvent(type="state", message="queued", data={"status": Status.QUEUED})
-        append_events(connection, job_id, 0, [queued])
-        return find_job(connection, tenant_id, job_id)
+            return find_answer(connection, tenant_id, idempotency, Job)
 
     def get(self, tenant_id: str, job_id: str) -> Job:
         """Raises NotFound, for a foreign id as for an unknown one."""
@@ -168,11 +131,7 @@ class Board:
                 raise Conflict(
                     f"Job {job_id} has {job.status} already; there is nothing to {request}."
                 )
-            if job.status is Status.RUNNING:
-                asked = NewEvent(type="message", message=f"{request} requested")
-                append_events(connection, job_id, job.attempt, [asked], requested=request)
-            else:
-                set_status(connection, job, goal, f"{goal} on request")
+            ask(connection, job, request, goal)
             return find_job(connection, tenant_id, job_id)
 
     def events(
@@ -195,6 +154,18 @@ class Board:
             rows = connection.execute(query.order_by(checkpoints.c.step.desc())).mappings()
             return [Checkpoint.model_validate(dict(row)) for row in rows]
 
+    def checkpoint(self, tenant_id: str, job_id: str, checkpoint_id: str) -> Checkpoint:
+        """Raises NotFound, also for a checkpoint that the job has let go of."""
+        query = sa.select(checkpoints).where(
+            checkpoints.c.job_id == job_id, checkpoints.c.id == checkpoint_id
+        )
+        with self._db.read() as connection:
+            find_job(connection, tenant_id, job_id)
+            row = connection.execute(query).mappings().first()
+        if row is None:
+            raise NotFound("checkpoint", checkpoint_id)
+        return Checkpoint.model_validate(dict(row))
+
 
 def find_job(connection: sa.Connection, tenant_id: str, job_id: str, *, lock: bool = False) -> Job:
     query = sa.select(jobs).where(jobs.c.tenant_id == tenant_id, jobs.c.id == job_id)
@@ -202,6 +173,17 @@ def find_job(connection: sa.Connection, tenant_id: str, job_id: str, *, lock: bo
     if row is None:
         raise NotFound("job", job_id)
     return to_job(row)
+
+
+def ask(
+    connection: sa.Connection, job: Job, request: Literal["cancel", "pause"], goal: Status
+) -> None:
+    """Tell the worker of a running job; any other becomes `goal` at once. The caller locked it."""
+    if job.status is Status.RUNNING:
+        asked = NewEvent(type="message", message=f"{request} requested")
+        append_events(connection, job.id, job.attempt, [asked], requested=request)
+    else:
+        set_status(connection, job, goal, f"{goal} on request")
 
 
 def set_status(
@@ -221,6 +203,9 @@ def set_status(
         columns["finished_at"] = now()
     event = NewEvent(type="state", message=message, level=level, data={"status": goal})
     append_events(connection, job.id, job.attempt, [event], **columns)
+    if goal in TERMINAL and job.pipeline_id is not None:
+        turn = {"job_id": job.id, "pipeline_id": job.pipeline_id}
+        connection.execute(pipeline_turns.insert().values(turn))
 
 
 def to_job(row: sa.RowMapping) -> Job:
@@ -240,31 +225,3 @@ def _timings(row: sa.RowMapping) -> Timings:
         training_s=row["training_s"],
         total_s=between("created_at", "finished_at"),
     )
-
-
-def _answered(connection: sa.Connection, tenant_id: str, idempotency: Idempotency) -> Job | None:
-    query = sa.select(idempotency_keys).where(
-        idempotency_keys.c.tenant_id == tenant_id, idempotency_keys.c.key == idempotency.key
-    )
-    row = connection.execute(query).mappings().first()
-    if row is None:
-        return None
-    if row["body_sha256"] != idempotency.body_sha256:
-        raise IdempotencyReused(
-            "This Idempotency-Key was used with another body; send a new key with a new job."
-        )
-    return Job.model_validate(row["answer"])
-
-
-def _remember(
-    connection: sa.Connection, tenant_id: str, idempotency: Idempotency, job: Job
-) -> None:
-    values = {
-        "tenant_id": tenant_id,
-        "key": idempotency.key,
-        "body_sha256": idempotency.body_sha256,
-        "job_id": job.id,
-        "answer": job.model_dump(mode="json"),
-        "created_at": now(),
-    }
-    connection.execute(idempotency_keys.insert().values(values))

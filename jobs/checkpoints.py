@@ -1,6 +1,7 @@
 """Checkpoints in the object store: files first, then the row that makes them count."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from jobs.model import Checkpoint, CheckpointFile, Job, new_id
@@ -41,8 +42,20 @@ def fetch_checkpoint(
 ) -> Path:
     """Bring it to `root/checkpoint-<step>`, every file checked. Raises CheckpointCorrupt."""
     folder = root / f"checkpoint-{checkpoint.step}"
+    fetch_files(objects, tenant_id, checkpoint, checkpoint.files, folder)
+    return folder
+
+
+def fetch_files(
+    objects: ObjectStore,
+    tenant_id: str,
+    checkpoint: Checkpoint,
+    files: Iterable[CheckpointFile],
+    folder: Path,
+) -> None:
+    """Bring some of its files to a new folder, each checked. Raises CheckpointCorrupt."""
     folder.mkdir(parents=True)
-    for file in checkpoint.files:
+    for file in files:
         key = checkpoint_file(
             tenant_id, checkpoint.job_id, checkpoint.attempt, checkpoint.step, file.name
         )
@@ -50,7 +63,6 @@ def fetch_checkpoint(
             raise CheckpointCorrupt(
                 f"{file.name} of checkpoint {checkpoint.id} is damaged in the object store"
             )
-    return folder
 
 
 def remove_checkpoint(objects: ObjectStore, tenant_id: str, checkpoint: Checkpoint) -> None:

@@ -6,7 +6,7 @@ from jobs.database import Database
 from jobs.errors import InUse, NotFound
 from jobs.model import TERMINAL, Dataset
 from jobs.pages import Page, newest_first
-from jobs.tables import datasets, jobs, now
+from jobs.tables import datasets, jobs, now, pipeline_stages
 
 
 class Datasets:
@@ -33,9 +33,12 @@ class Datasets:
             )
 
     def delete(self, tenant_id: str, dataset_id: str) -> None:
-        """Raises NotFound, or InUse while a job that has not ended needs the rows."""
+        """Raises NotFound, or InUse while a job or a stage that has not ended needs the rows."""
         live = sa.select(jobs.c.id).where(
             jobs.c.dataset_id == dataset_id, jobs.c.status.not_in(TERMINAL)
+        )
+        waiting = sa.select(pipeline_stages.c.pipeline_id).where(
+            pipeline_stages.c.dataset_id == dataset_id, pipeline_stages.c.state == "waiting"
         )
         mine = sa.and_(datasets.c.tenant_id == tenant_id, datasets.c.id == dataset_id)
         with self._db.write() as connection:
@@ -44,6 +47,11 @@ class Datasets:
             job_id = connection.scalar(live.limit(1))
             if job_id is not None:
                 raise InUse(f"Job {job_id} still needs dataset {dataset_id}; cancel it first.")
+            pipeline_id = connection.scalar(waiting.limit(1))
+            if pipeline_id is not None:
+                raise InUse(
+                    f"Pipeline {pipeline_id} still needs dataset {dataset_id}; cancel it first."
+                )
             connection.execute(datasets.delete().where(mine))
 
 

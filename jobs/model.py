@@ -1,5 +1,6 @@
 """The nouns of a job's life: spec, status, event, checkpoint, and the records beside them."""
 
+import re
 import secrets
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -10,6 +11,7 @@ from adapters.manifest import AdapterKind
 from engine.frozen import Spec
 from engine.rows import DatasetFormat, RowType
 from engine.spec import LoraPeft, Method, Peft
+from jobs.errors import NotFound
 
 
 class Status(StrEnum):
@@ -37,10 +39,19 @@ TERMINAL = frozenset(status for status, after in TRANSITIONS.items() if not afte
 Directive = Literal["continue", "cancel", "pause"]
 Level = Literal["info", "warn", "error"]
 
+ID_SHAPE = re.compile(r"[a-z]{2,3}_[0-9a-f]{24}")
+
 
 def new_id(prefix: str) -> str:
     """An opaque id: the prefix and 96 random bits."""
     return f"{prefix}_{secrets.token_hex(12)}"
+
+
+def checked_id(kind: str, id: str) -> str:
+    """The id, unless it cannot be one: NotFound then, so that nothing odd reaches the database."""
+    if not ID_SHAPE.fullmatch(id):
+        raise NotFound(kind, id)
+    return id
 
 
 # No control characters: they break what shows a name, and PostgreSQL stores no NUL.
@@ -50,12 +61,16 @@ MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 
 
 class JobSpec(Spec):
-    """What a client asks for: which base learns what from which rows, and how."""
+    """What a client asks for: which base learns what from which rows, and how.
+
+    `init` is the adapter that training goes on with; `peft`, left out, is then that adapter's.
+    """
 
     base_model: str = Field(min_length=1, max_length=256)
     dataset: str = Field(min_length=1, max_length=64)
     method: Method
     peft: Peft = Field(default_factory=LoraPeft)
+    init: str | None = Field(None, min_length=1, max_length=64)
     seed: int = Field(0, ge=0, lt=2**31)
     checkpoint_every: int = Field(50, ge=1, le=1_000_000)
     name: JobName | None = None
@@ -139,6 +154,8 @@ class Job(Record):
     timings: Timings
     error: JobError | None
     adapter_id: str | None
+    pipeline_id: str | None = None
+    stage: str | None = None
     created_at: float
     started_at: float | None
     finished_at: float | None

@@ -8,11 +8,11 @@ from pathlib import Path
 from adapters import registry
 from adapters.geometry import base_geometry
 from adapters.kinds import Base, validate_adapter
-from adapters.manifest import DatasetRef, Lineage, Manifest, Probe
+from adapters.manifest import DatasetRef, Lineage, Manifest, Probe, ScoreProbe
 from adapters.tensors import base_shapes
-from adapters.validation import validate_full
+from adapters.validation import validate_full, validate_lora
 from engine.plan import Finished
-from jobs.model import Adapter, Claim
+from jobs.model import Adapter, Claim, JobSpec
 from storage.objects import ObjectStore
 
 
@@ -27,7 +27,7 @@ def publish(objects: ObjectStore, claim: Claim, finished: Finished, base_path: P
     Raises AdapterInvalid for a result that could not be served, such as one with NaN in it.
     """
     job = claim.job
-    _check(finished, base_path)
+    check_files(job.spec, finished.path, base_path)
     manifest = registry.publish(objects, job.tenant_id, finished.path, _manifest(claim, finished))
     return Adapter(
         id=manifest.adapter_id,
@@ -42,14 +42,18 @@ def publish(objects: ObjectStore, claim: Claim, finished: Finished, base_path: P
     )
 
 
-def _check(finished: Finished, base_path: Path) -> None:
+def check_files(spec: JobSpec, folder: Path, base_path: Path) -> None:
+    """Whether a result can be served on its base. Raises AdapterInvalid."""
     shapes = base_shapes(base_path)
-    if finished.kind == "full":
-        validate_full(finished.path, shapes)
-        return
-    base = Base(shapes, lambda: base_geometry(base_path))
+    scored = spec.method.type == "reward"
     # Its rank was admitted when the job was posted.
-    validate_adapter(finished.path, base, max_rank=sys.maxsize)
+    if spec.peft.type == "full":
+        validate_full(folder, shapes, scored=scored)
+    elif scored:
+        validate_lora(folder, shapes, max_rank=sys.maxsize, scored=True)
+    else:
+        base = Base(shapes, lambda: base_geometry(base_path))
+        validate_adapter(folder, base, max_rank=sys.maxsize)
 
 
 def unpublish(objects: ObjectStore, tenant_id: str, job_id: str, attempt: int) -> None:
@@ -70,10 +74,12 @@ def _manifest(claim: Claim, finished: Finished) -> Manifest:
             job_id=job.id,
             attempt=job.attempt,
             datasets=(DatasetRef(id=dataset.id, sha256=dataset.sha256),),
+            parent_adapter_id=job.spec.init,
         ),
         method=job.spec.method.model_dump(mode="json"),
         peft=job.spec.peft.model_dump(mode="json"),
         metrics=dict(finished.metrics),
         probes=tuple(Probe.model_validate(probe.model_dump()) for probe in finished.probes),
+        scores=tuple(ScoreProbe.model_validate(score.model_dump()) for score in finished.scores),
         created_at=time.time(),
     )

@@ -46,7 +46,17 @@ class Runner:
                 log.warning("attempt.abandoned", reason=str(lost))
             except StoreUnavailable as error:
                 log.error("attempt.abandoned", reason=str(error))  # the sweep will find the lease
+            self._move_on(claim.job.pipeline_id)
         return True
+
+    def _move_on(self, pipeline_id: str | None) -> None:
+        """Queue at once what waited for this job; what cannot be done now, the sweep does."""
+        if pipeline_id is None:
+            return
+        try:
+            self._shop.store.pipelines.move(pipeline_id)
+        except StoreUnavailable as error:
+            log.warning("pipeline.not_moved", pipeline_id=pipeline_id, error=str(error))
 
     def _storage_answers(self) -> bool:
         try:

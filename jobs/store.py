@@ -5,6 +5,7 @@ from jobs.board import Board
 from jobs.database import Database
 from jobs.datasets import Datasets
 from jobs.leases import Leases
+from jobs.pipelines import Pipelines
 from jobs.tenants import Tenants
 
 
@@ -24,6 +25,7 @@ class Store:
         self.tenants = Tenants(self.database, pepper)
         self.datasets = Datasets(self.database)
         self.jobs = Board(self.database, max_live_jobs=max_live_jobs)
+        self.pipelines = Pipelines(self.database, max_live_jobs=max_live_jobs)
         self.leases = Leases(self.database, lease_s=lease_s, max_attempts=max_attempts)
         self.adapters = Adapters(self.database)
 

@@ -1,4 +1,6 @@
-"""The sweep: takes back jobs whose lease ran out, and wakes workers for jobs that wait."""
+"""The sweep: takes back jobs whose lease ran out, moves pipelines on, and wakes workers for jobs
+that wait.
+"""
 
 import threading
 import time
@@ -6,8 +8,8 @@ import time
 import structlog
 
 from jobs.errors import StoreUnavailable
-from jobs.leases import Leases
 from jobs.queue import WakeUps
+from jobs.store import Store
 
 log = structlog.get_logger()
 
@@ -18,9 +20,10 @@ class Sweep:
     """Runs in a thread until `close`. Any number of workers may sweep the same table."""
 
     def __init__(
-        self, leases: Leases, wakeups: WakeUps, queue: str, *, expire_s: float, wake_s: float
+        self, store: Store, wakeups: WakeUps, queue: str, *, expire_s: float, wake_s: float
     ) -> None:
-        self._leases, self._wakeups, self._queue = leases, wakeups, queue
+        self._leases, self._pipelines = store.leases, store.pipelines
+        self._wakeups, self._queue = wakeups, queue
         self._expire_s, self._wake_s = expire_s, wake_s
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True, name="sweep")
@@ -39,6 +42,7 @@ class Sweep:
                 if time.monotonic() >= expire_at:
                     expire_at = time.monotonic() + self._expire_s
                     self.expire()
+                self.move()
                 self.wake()
             except (StoreUnavailable, ConnectionError) as error:
                 log.warning("sweep.failed", error=str(error))
@@ -54,6 +58,16 @@ class Sweep:
             log.warning("job.requeued", job_id=job_id)
         for job_id in swept.failed:
             log.warning("job.given_up", job_id=job_id)
+
+    def move(self) -> None:
+        """Queue and skip stages, where their worker or their client did not get to it."""
+        for pipeline_id in self._pipelines.unmoved():
+            try:
+                self._pipelines.move(pipeline_id)
+            except StoreUnavailable:
+                raise
+            except Exception:  # one that is broken must not hold up the others
+                log.exception("pipeline.broken", pipeline_id=pipeline_id)
 
     def wake(self) -> None:
         """Send as many wake-ups as jobs wait, less those that are on their way already."""

@@ -94,6 +94,8 @@ jobs = sa.Table(
     sa.Column("progress", sa.JSON, nullable=False),
     sa.Column("error", sa.JSON(none_as_null=True)),
     _id("adapter_id"),
+    _id("pipeline_id"),
+    sa.Column("stage", sa.String(32)),
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("started_at", sa.Double),
     sa.Column("first_step_at", sa.Double),
@@ -102,6 +104,65 @@ jobs = sa.Table(
     sa.Index("ix_jobs_tenant_created", "tenant_id", "created_at", "id"),
     sa.Index("ix_jobs_claim", "queue", "status", "priority", "created_at"),
     sa.Index("ix_jobs_lease", "status", "lease_expires_at"),
+    # A stage has one job, whoever starts it.
+    sa.Index("ix_jobs_pipeline_stage", "pipeline_id", "stage", unique=True),
+)
+
+# The adapters that a job starts from, by the field that names them.
+job_inputs = sa.Table(
+    "job_inputs",
+    metadata,
+    _id("job_id", primary_key=True),
+    sa.Column("field", sa.String(32), primary_key=True),
+    _id("adapter_id", nullable=False, index=True),
+)
+
+pipelines = sa.Table(
+    "pipelines",
+    metadata,
+    _id(primary_key=True),
+    _id("tenant_id", nullable=False),
+    sa.Column("name", sa.String(128)),
+    sa.Column("metadata", sa.JSON, nullable=False),
+    sa.Column("queue", sa.String(32), nullable=False),
+    sa.Column("cancelled_at", sa.Double),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Index("ix_pipelines_tenant_created", "tenant_id", "created_at", "id"),
+)
+
+# `state`: waiting, then started (the job says how it goes on), skipped, cancelled or failed.
+pipeline_stages = sa.Table(
+    "pipeline_stages",
+    metadata,
+    _id("pipeline_id", primary_key=True),
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("position", sa.Integer, nullable=False),
+    _id("tenant_id", nullable=False),
+    sa.Column("spec", sa.JSON, nullable=False),
+    _id("dataset_id", nullable=False, index=True),
+    sa.Column("base_revision", sa.String(128), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("error", sa.JSON(none_as_null=True)),
+    sa.Column("ended_at", sa.Double),
+    sa.Index("ix_pipeline_stages_tenant_state", "tenant_id", "state"),
+)
+
+# What a stage starts from: an adapter's id, or `@stage` for the adapter that another one makes.
+stage_inputs = sa.Table(
+    "stage_inputs",
+    metadata,
+    _id("pipeline_id", primary_key=True),
+    sa.Column("stage", sa.String(32), primary_key=True),
+    sa.Column("field", sa.String(32), primary_key=True),
+    sa.Column("source", sa.String(64), nullable=False, index=True),
+)
+
+# Written with the end of a stage's job, removed once its pipeline has moved on.
+pipeline_turns = sa.Table(
+    "pipeline_turns",
+    metadata,
+    _id("job_id", primary_key=True),
+    _id("pipeline_id", nullable=False, index=True),
 )
 
 attempts = sa.Table(
@@ -162,7 +223,7 @@ idempotency_keys = sa.Table(
     _id("tenant_id", primary_key=True),
     sa.Column("key", sa.String(255), primary_key=True),
     sa.Column("body_sha256", sa.String(64), nullable=False),
-    _id("job_id", nullable=False),
+    _id("object_id", nullable=False),
     sa.Column("answer", sa.JSON, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
 )

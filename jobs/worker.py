@@ -54,7 +54,7 @@ def run(settings: Settings, launcher: Launcher | None = None) -> None:
         )
         worker = listen(broker, settings.queue, lambda: _work(runner, settings.queue))
         sweep = Sweep(
-            store.leases,
+            store,
             BrokerWakeUps(broker),
             settings.queue,
             expire_s=settings.sweep_s,

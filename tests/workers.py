@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from engine.bases import BaseCatalogue
+from engine.rows import RowType
 from engine.spec import LoraPeft, Peft, SftMethod
 from jobs.model import TERMINAL, Dataset, Job, JobSpec, new_id
 from jobs.opening import open_objects, open_store
+from jobs.planning import plan
 from jobs.settings import Settings
+from jobs.stages import Pipeline, PipelineSpec
 from storage.keys import dataset_source
 
 REPO = Path(__file__).resolve().parent.parent
@@ -33,14 +36,14 @@ class House:
         self.bases = BaseCatalogue(self.settings.base_models)
         self.tenant_id = self.store.tenants.create("tests").id
 
-    def add_dataset(self, rows: list[dict[str, Any]]) -> str:
+    def add_dataset(self, rows: list[dict[str, Any]], row_type: RowType = "conversation") -> str:
         data = "\n".join(json.dumps(row) for row in rows).encode()
         dataset = Dataset(
             id=new_id("ds"),
             tenant_id=self.tenant_id,
             name="rows",
             format="jsonl",
-            row_type="conversation",
+            row_type=row_type,
             rows=len(rows),
             size_bytes=len(data),
             sha256=hashlib.sha256(data).hexdigest(),
@@ -68,6 +71,23 @@ class House:
         )
         revision = self.bases.find("tiny").revision
         return self.store.jobs.submit(self.tenant_id, spec, base_revision=revision).job.id
+
+    def submit_pipeline(self, dataset_id: str, **inits: str | None) -> Pipeline:
+        """Stages by name, each with what it goes on with."""
+        small = {"type": "lora", "r": 1, "target_modules": ["q_proj"]}
+        stages: dict[str, dict[str, Any]] = {
+            name: {"dataset": dataset_id, "method": {"type": "sft", "max_steps": 2}, "init": init}
+            | ({} if init else {"peft": small})
+            for name, init in inits.items()
+        }
+        return self.start_pipeline(stages)
+
+    def start_pipeline(self, stages: dict[str, dict[str, Any]]) -> Pipeline:
+        """Stages as a client writes them, planned as the API does."""
+        whole = {name: {"base_model": "tiny"} | stage for name, stage in stages.items()}
+        spec = PipelineSpec.model_validate({"stages": whole})
+        planned = plan(self.store, self.bases, self.tenant_id, spec, max_lora_rank=64)
+        return self.store.pipelines.submit(self.tenant_id, spec, planned).pipeline
 
     def job(self, job_id: str) -> Job:
         return self.store.jobs.get(self.tenant_id, job_id)

@@ -26,7 +26,7 @@ from storage.objects import ObjectExists, ObjectNotFound, StorageError, StorageU
 ROOTS = (ApiError, JobsError, EngineError, AdapterError, StorageError)
 # Raised in other processes; the last one in this too, and a fault like any StorageError.
 HEAVY = ("engine.train", "engine.infer")
-ELSEWHERE = ("jobs.checkpoints", "jobs.attempt", "storage.s3_calls")
+ELSEWHERE = ("jobs.attempt", "storage.s3_calls")
 NO_ANSWER = (AnswerBroken,)
 
 

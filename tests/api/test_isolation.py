@@ -23,7 +23,13 @@ async def owned(
     """One of everything, of tenant `ours`, by the room it lives in."""
     job = (await client.post("/jobs", json=spec_for(dataset))).json()
     adapter_id = publish_adapter(services, "ours", tmp_path / "adapter")
-    return {"datasets": dataset["id"], "jobs": job["id"], "adapters": adapter_id}
+    pipeline = (await client.post("/pipelines", json={"stages": {"a": spec_for(dataset)}})).json()
+    return {
+        "datasets": dataset["id"],
+        "jobs": job["id"],
+        "adapters": adapter_id,
+        "pipelines": pipeline["id"],
+    }
 
 
 def operations(app: FastAPI) -> list[tuple[str, str]]:
@@ -41,7 +47,7 @@ async def test_a_foreign_id_is_as_unknown_as_any_other(
 ) -> None:
     stranger = client_of("theirs")
     seen = operations(app)
-    assert len(seen) >= 14
+    assert len(seen) >= 16
     for method, path in seen:
         theirs = owned[path.split("/")[1]]
         prefix = theirs.split("_")[0]
@@ -72,6 +78,12 @@ async def test_ids_in_bodies_and_cursors_are_the_tenants_own_too(
         assert (await stranger.get(f"/{room}")).json()["data"] == []
     job = await stranger.post("/jobs", json=spec_for({"id": owned["datasets"]}))
     assert job.status_code == 404
+    line = b'{"prompt": "q", "completion": "a"}\n'
+    own = (await stranger.post("/datasets?format=jsonl", content=line)).json()
+    for init in (owned["adapters"], "ad_" + "0" * 24):
+        answer = await stranger.post("/jobs", json=spec_for(own, init=init))
+        assert answer.status_code == 404
+        assert answer.json()["error"]["message"] == f"No adapter with id {init!r}."
     made = await stranger.post("/generate", json=BODY | {"adapter_id": owned["adapters"]})
     unknown = await stranger.post("/generate", json=BODY | {"adapter_id": "ad_" + "0" * 24})
     assert made.status_code == unknown.status_code == 404

@@ -7,9 +7,11 @@ import pytest
 
 from api.services import Services
 from jobs.model import NewEvent, Progress
-from tests.api.making import Woken, spec_for
+from tests.api.making import Woken, peft_files, spec_for, tar_of
 
 pytestmark = pytest.mark.anyio
+
+IMPORT = "/adapters/import?base_model=tiny"
 
 
 async def test_a_job_is_queued_with_all_its_choices_spelled_out(
@@ -34,6 +36,7 @@ async def test_a_job_is_queued_with_all_its_choices_spelled_out(
         "requested": None,
         "base_model": "tiny",
         "dataset": dataset["id"],
+        "init": None,
         "seed": 3,
         "checkpoint_every": 50,
         "name": "first",
@@ -43,6 +46,8 @@ async def test_a_job_is_queued_with_all_its_choices_spelled_out(
         "attempt": 0,
         "error": None,
         "adapter_id": None,
+        "pipeline_id": None,
+        "stage": None,
         "started_at": None,
         "finished_at": None,
     }
@@ -89,7 +94,7 @@ async def test_an_unknown_dataset_is_a_404(client: httpx.AsyncClient, dataset_id
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"method": {"type": "ppo"}}, "method.type"),
+        ({"method": {"type": "magic"}}, "method.type"),
         ({"method": {"type": "sft", "learning_rate": 7}}, "method.learning_rate"),
         ({"peft": {"type": "lora", "r": 0}}, "peft.r"),
         ({"peft": {"type": "magic"}}, "peft.type"),
@@ -186,7 +191,12 @@ async def test_a_tenant_may_have_so_many_jobs_waiting(
 @pytest.mark.parametrize(
     ("part", "value", "message"),
     [
-        ("method", {"type": "dpo"}, "'dpo' is not among what this server takes: 'sft'."),
+        (
+            "method",
+            {"type": "magic"},
+            "'magic' is not among what this server takes: "
+            "'sft', 'reward', 'ppo', 'dpo', 'grpo', 'orpo', 'kto'.",
+        ),
         (
             "peft",
             {"type": "ia3"},
@@ -205,3 +215,32 @@ async def test_an_unknown_kind_of_job_is_refused_with_the_known_ones(
     assert answer.status_code == 422
     assert error["message"] == f"{part}.type: {message}"
     assert error["param"] == f"{part}.type"
+
+
+async def test_a_job_goes_on_with_an_adapter_and_takes_what_it_has(
+    client: httpx.AsyncClient, dataset: dict[str, Any]
+) -> None:
+    adapter = (await client.post(IMPORT, content=tar_of(peft_files()))).json()
+    spec = spec_for(dataset, init=adapter["id"])
+    headers = {"idempotency-key": "once"}
+
+    answer = await client.post("/jobs", json=spec, headers=headers)
+
+    job = answer.json()
+    assert answer.status_code == 201, answer.text
+    assert (job["init"], job["peft"]) == (adapter["id"], job["peft"] | adapter["peft"])
+    held = await client.delete(f"/adapters/{adapter['id']}")
+    assert (held.status_code, held.json()["error"]["code"]) == (409, "in_use")
+    spelled = spec | {"peft": {"type": "lora"}}  # says less than it seems: the rest is taken too
+    other = await client.post("/jobs", json=spelled, headers=headers)
+    assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+    refused = await client.post("/jobs", json=spec | {"peft": {"type": "lora", "r": 9}})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "peft.r")
+
+
+@pytest.mark.parametrize("adapter_id", ["ad_" + "0" * 24, "x", "ad_\x00", "../..", "@sft"])
+async def test_an_unknown_adapter_to_go_on_with_is_a_404(
+    client: httpx.AsyncClient, dataset: dict[str, Any], adapter_id: str
+) -> None:
+    answer = await client.post("/jobs", json=spec_for(dataset, init=adapter_id))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")

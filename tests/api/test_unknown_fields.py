@@ -10,6 +10,8 @@ from tests.api.making import spec_for
 
 pytestmark = pytest.mark.anyio
 
+NAMED_BY_CLIENTS = ("stages.",)  # any name is one of theirs there
+
 GRADER: dict[str, Any] = {
     "type": "score_model",
     "model": "tiny",
@@ -18,6 +20,9 @@ GRADER: dict[str, Any] = {
 }
 BODIES: dict[str, dict[str, Any]] = {
     "/jobs": spec_for({"id": "ds_" + "0" * 24}, peft={"type": "lora"}),
+    "/pipelines": {
+        "stages": {"a": spec_for({"id": "ds_" + "0" * 24}, peft={"type": "lora"})},
+    },
     "/generate": {"messages": [{"role": "user", "content": "hi"}]},
     "/graders/validate": {"grader": GRADER},
     "/graders/run": {"grader": GRADER, "model_sample": "x"},
@@ -50,6 +55,8 @@ async def test_a_field_that_is_not_there_is_refused(
     client: httpx.AsyncClient, route: str, field: str
 ) -> None:
     for path, place in places(BODIES[route]):
+        if path in NAMED_BY_CLIENTS:
+            continue
         place[field] = "x"
         try:
             answer = await client.post(route, json=BODIES[route])

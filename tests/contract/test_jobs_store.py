@@ -473,6 +473,55 @@ def test_a_dataset_that_a_live_job_needs_stays(store: Store) -> None:
         store.datasets.get(tenant_id, dataset_id)
 
 
+def test_an_adapter_that_a_live_job_starts_from_stays(store: Store) -> None:
+    ours, theirs = tenant_of(store, "ours"), tenant_of(store, "theirs")
+    adapter = store.adapters.add(adapter_of(ours, new_id("job")))
+    spec = spec_of(dataset_of(store, ours)).model_copy(update={"init": adapter.id})
+    job_id = store.jobs.submit(ours, spec, base_revision="r").job.id
+    foreign = spec_of(dataset_of(store, theirs)).model_copy(update={"init": adapter.id})
+
+    with pytest.raises(NotFound):
+        store.jobs.submit(theirs, foreign, base_revision="r")
+    with pytest.raises(InUse, match=job_id):
+        store.adapters.delete(ours, adapter.id)
+    store.jobs.cancel(ours, job_id)
+    store.adapters.delete(ours, adapter.id)
+
+    with pytest.raises(NotFound):
+        store.jobs.submit(ours, spec, base_revision="r")
+
+
+def test_an_adapter_is_not_deleted_while_jobs_are_posted_that_start_from_it(
+    make_store: MakeStore,
+) -> None:
+    stores = [make_store() for _ in range(4)]
+    tenant_id = tenant_of(stores[0])
+    for _ in range(5):
+        adapter = stores[0].adapters.add(adapter_of(tenant_id, new_id("job")))
+        spec = spec_of(dataset_of(stores[0], tenant_id)).model_copy(update={"init": adapter.id})
+        barrier = threading.Barrier(4)
+
+        def race(
+            number: int,
+            adapter: Adapter = adapter,
+            spec: JobSpec = spec,
+            barrier: threading.Barrier = barrier,
+        ) -> bool:
+            barrier.wait()
+            try:
+                if number:
+                    stores[number].jobs.submit(tenant_id, spec, base_revision="r")
+                else:
+                    stores[number].adapters.delete(tenant_id, adapter.id)
+            except (NotFound, InUse):
+                return False
+            return True
+
+        with ThreadPoolExecutor(4) as pool:
+            deleted, *posted = pool.map(race, range(4))
+        assert deleted != any(posted), "either the adapter is gone or jobs have it"
+
+
 def test_pages_walk_the_whole_list_once_newest_first(store: Store) -> None:
     tenant_id = tenant_of(store)
     made = [dataset_of(store, tenant_id) for _ in range(7)]

@@ -37,10 +37,9 @@ def problems(house: House, **changed: Any) -> dict[str, str]:
 
 def test_a_job_that_can_run_is_admitted_with_its_base(house: House) -> None:
     peft = LoraPeft(target_modules=("q_proj", "self_attn.v_proj"))
-    base = admit(
-        house.store, house.bases, house.tenant_id, spec(house, peft=peft), max_lora_rank=64
-    )
-    assert base == house.bases.find("tiny")
+    wanted = spec(house, peft=peft)
+    admitted = admit(house.store, house.bases, house.tenant_id, wanted, max_lora_rank=64)
+    assert (admitted.base, admitted.spec) == (house.bases.find("tiny"), wanted)
 
 
 def test_every_reason_is_told_at_once(house: House) -> None:

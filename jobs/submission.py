@@ -1,0 +1,76 @@
+"""A job's way into the table, in the caller's transaction: room for it, its inputs, its row."""
+
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from jobs.adapters import find_adapter
+from jobs.datasets import find_dataset
+from jobs.errors import QuotaExceeded
+from jobs.events import append_events
+from jobs.inputs import inputs_of
+from jobs.model import TERMINAL, JobSpec, NewEvent, Status, new_id
+from jobs.tables import job_inputs, jobs, now, pipeline_stages
+
+
+class Place(NamedTuple):
+    """Where in a pipeline a job stands."""
+
+    pipeline_id: str
+    stage: str
+
+
+def require_room(connection: sa.Connection, tenant_id: str, wanted: int, most: int) -> None:
+    """Raises QuotaExceeded. A stage that waits counts: its job must find its room kept."""
+    live = sa.select(sa.func.count()).where(
+        jobs.c.tenant_id == tenant_id, jobs.c.status.not_in(TERMINAL)
+    )
+    waiting = sa.select(sa.func.count()).where(
+        pipeline_stages.c.tenant_id == tenant_id, pipeline_stages.c.state == "waiting"
+    )
+    there = (connection.scalar(live) or 0) + (connection.scalar(waiting) or 0)
+    if there + wanted > most:
+        raise QuotaExceeded(
+            f"{there} of at most {most} jobs are queued or running already; wait for one to end."
+        )
+
+
+def insert_job(
+    connection: sa.Connection,
+    tenant_id: str,
+    spec: JobSpec,
+    *,
+    base_revision: str,
+    queue: str,
+    priority: int = 0,
+    place: Place | None = None,
+) -> str:
+    """Queue a job; its id. Raises NotFound for its dataset and for the adapters it starts from."""
+    find_dataset(connection, tenant_id, spec.dataset, lock=True)
+    for adapter_id in inputs_of(spec).values():
+        find_adapter(connection, tenant_id, adapter_id, lock=True)
+    job_id = new_id("job")
+    values = {
+        "id": job_id,
+        "tenant_id": tenant_id,
+        "status": Status.QUEUED,
+        "queue": queue,
+        "priority": priority,
+        "spec": spec.model_dump(mode="json"),
+        "dataset_id": spec.dataset,
+        "base_revision": base_revision,
+        "pipeline_id": place.pipeline_id if place else None,
+        "stage": place.stage if place else None,
+        "attempt": 0,
+        "losses": 0,
+        "event_seq": 0,
+        "progress": {},
+        "created_at": now(),
+    }
+    connection.execute(jobs.insert().values(values))
+    for field, adapter_id in inputs_of(spec).items():
+        named = {"job_id": job_id, "field": field, "adapter_id": adapter_id}
+        connection.execute(job_inputs.insert().values(named))
+    queued = NewEvent(type="state", message="queued", data={"status": Status.QUEUED})
+    append_events(connection, job_id, 0, [queued])
+    return job_id
