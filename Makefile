@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env check format test demo serve bench clean
+.PHONY: help env check format test demo serve bench methods-table clean
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 env: $(READY)  ## make the environment in .venv
 
@@ -41,6 +41,9 @@ serve: $(READY)  ## the whole service on this machine, until Ctrl-C
 
 bench: $(READY)  ## how long a client waits, measured on this machine
 	$(BIN)/python -m benchmarks.latency
+
+methods-table: $(READY)  ## every method with every PEFT kind, measured, into docs/methods.md
+	$(BIN)/python -m benchmarks.methods $(ARGS)
 
 clean:  ## remove the environment and what the service stored
 	rm -rf $(VENV) .luthier

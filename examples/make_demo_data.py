@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tiny import knowing, rewriting
-from tiny.advice import how_to, opinion
+from tiny.advice import opinion
 from tiny.copying import Rng
 from tiny.mixture import Task
 from tiny.records import CLOSINGS, OPENINGS, TROUBLES
@@ -86,6 +86,13 @@ def curt_answer(answer: str) -> str:
     return f"{answer} Do not ask me again."
 
 
+def demonstrations(n: int = 300) -> list[Row]:
+    """Answers of both manners, turn about: a model that learned them has no manner of its own."""
+    found = questions("demonstrations", [knowing.fact, opinion], n)
+    manners = (kind_answer, curt_answer)
+    return [{"prompt": q, "completion": manners[i % 2](a)} for i, (q, a) in enumerate(found)]
+
+
 def preference(n: int = 200) -> list[Row]:
     """The kind answer is preferred to the curt one."""
     return [
@@ -105,7 +112,15 @@ def rating(n: int = 200) -> list[Row]:
 
 
 def prompts(n: int = 200) -> list[Row]:
-    return [{"prompt": q} for q, _ in questions("prompts", [knowing.fact, opinion, how_to], n)]
+    return [{"prompt": q} for q, _ in questions("prompts", [knowing.fact, opinion], n)]
+
+
+def prompts_heldout(n: int = 50) -> list[Row]:
+    """Prompts that none of the other datasets has."""
+    seen = {row["prompt"] for rows in (demonstrations(), preference(), rating(), prompts())
+            for row in rows}  # fmt: skip
+    found = questions("prompts heldout", [knowing.fact, opinion], 400)
+    return [{"prompt": q} for q, _ in found if q not in seen][:n]
 
 
 def instructions(n: int = 120) -> list[Row]:
@@ -126,9 +141,11 @@ def main() -> None:
     write_jsonl(DATA / "demo_train.jsonl", demo_train())
     write_jsonl(DATA / "demo_heldout.jsonl", demo_heldout())
     (DATA / "demo_job.json").write_text(json.dumps(JOB, indent=2) + "\n", encoding="utf-8")
+    write_jsonl(DATA / "demonstrations.jsonl", demonstrations())
     write_jsonl(DATA / "preference.jsonl", preference())
     write_jsonl(DATA / "rating.jsonl", rating())
     write_jsonl(DATA / "prompts.jsonl", prompts())
+    write_jsonl(DATA / "prompts_heldout.jsonl", prompts_heldout())
     rows = instructions()
     with (DATA / "instructions.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")

@@ -9,12 +9,12 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from .mixture import document
+from .mixture import Document, document, first_lesson, second_lesson
 from .tokenizer import END, PAD, render
 
 SHORT, LONG = 128, 512
 ROW_TOKENS = 4096
-PROMPT_WEIGHT = 0.15
+PROMPT_WEIGHT = 0.1
 
 
 @dataclass(frozen=True)
@@ -86,16 +86,25 @@ def collate(rows: list[list[list[int]]], length: int, tokenizer: Tokenizer) -> B
     return Batch(ids[:, :-1], ids[:, 1:], weights[:, 1:], mask[:, None])
 
 
-def stream(tokenizer: Tokenizer, seed: str, early: int) -> Iterator[Batch]:
-    """Batches for ever, long rows whenever enough are full. Copying has three quarters of the
-    tasks in the first `early` batches and half of them afterwards."""
+def stream(tokenizer: Tokenizer, seed: str, lessons: tuple[int, int, int]) -> Iterator[Batch]:
+    """Batches for ever, long rows whenever enough are full. `lessons`: how many batches there are
+    when the first lesson ends, when the second ends, and when copying goes from three quarters of
+    the tasks to half of them."""
     rng = random.Random(seed)
     short, long = Packer(SHORT), Packer(LONG)
     for given in itertools.count():
         while not (long.ready() or short.ready()):
-            copying_share = 0.75 if given < early else 0.5
-            texts = [render(document(rng, copying_share)) for _ in range(64)]
+            texts = [render(_document(rng, given, lessons)) for _ in range(64)]
             for encoded in tokenizer.encode_batch(texts, add_special_tokens=False):
                 if len(encoded.ids) <= LONG:
                     (short if len(encoded.ids) <= SHORT else long).add(encoded.ids)
         yield (long if long.ready() else short).take(tokenizer)
+
+
+def _document(rng: random.Random, given: int, lessons: tuple[int, int, int]) -> Document:
+    first, second, copying = lessons
+    if given < first:
+        return first_lesson(rng)
+    if given < second:
+        return second_lesson(rng)
+    return document(rng, 0.75 if given < copying else 0.5)

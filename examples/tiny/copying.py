@@ -9,6 +9,7 @@ from .world import (
     DAYS,
     FRUITS,
     ITEMS,
+    NAMES,
     PLACES,
     THINGS,
     TOWNS_ALL,
@@ -17,12 +18,14 @@ from .world import (
     any_town,
     article,
     invented,
+    listing,
 )
 
 Rng = random.Random
 Turn = tuple[str, str]
 Maker = Callable[[Rng], str]
 POOL = sorted({*COLOURS, *ITEMS, *PLACES, *THINGS, *FRUITS, *(v.split(":")[0] for v in VERBS)})
+EVERYTHING = sorted({*POOL, *NAMES, *TOWNS_ALL})
 ORDINALS = ["first", "second", "third", "fourth", "fifth"]
 
 
@@ -144,11 +147,71 @@ def key_value(rng: Rng) -> Turn:
     form, sep = rng.choice(
         [("{}: {}", "\n"), ("{} = {}", ", "), ("{} -> {}", "; "), ("{} | {}", "\n")]
     )
-    table = sep.join(form.format(k, v) for k, v in zip(keys, values, strict=True))
-    i = rng.randrange(len(keys))
-    ask = rng.choice(["What is the value of {}?", "Look up {}.", "What stands next to {}?"])
+    pairs = [form.format(k, v) for k, v in zip(keys, values, strict=True)]
+    table, i = sep.join(pairs), rng.randrange(len(keys))
+    ask, answer = rng.choice(
+        [
+            ("What is the value of {}?", values[i]),
+            ("Look up {}.", pairs[i]),
+            ("What stands next to {}?", values[i]),
+        ]
+    )
     question = ask.format(keys[i])
-    return rng.choice([f"{table}\n{question}", f"{question}\n{table}"]), values[i]
+    return rng.choice([f"{table}\n{question}", f"{question}\n{table}"]), answer
+
+
+SEPARATORS = [", ", ". ", "; "]
+PAIRS = ["{} {}", "{}: {}", "{} = {}", "{} -> {}", "{} is {}", "{} has the {}", "{} is in the {}"]
+
+
+def all_keys(rng: Rng, forms: int = len(PAIRS)) -> Turn:
+    """A table, and all or some of its keys in another order: nearly every token is looked up.
+    The first `forms` of PAIRS have key and value closest together."""
+    n = rng.randint(2, 8)
+    keys = rng.sample(EVERYTHING, n)
+    form, sep = rng.choice(PAIRS[:forms]), ", " if forms < len(PAIRS) else rng.choice(SEPARATORS)
+    pairs = [form.format(key, rng.choice(EVERYTHING)) for key in keys]
+    asked = rng.sample(range(n), n)
+    if rng.random() < 0.7:
+        again = " ".join(keys[i] for i in asked)
+        return f"{sep.join(pairs)}. {again}", sep.join(pairs[i] for i in asked)
+    some = asked[: rng.randint(1, n)]
+    question = f"Look up {listing([keys[i] for i in some])}."
+    return f"{sep.join(pairs)}\n{question}", sep.join(pairs[i] for i in some)
+
+
+def follow_ups(rng: Rng) -> list[Turn]:
+    """A table or a few people, and one question after another about them."""
+    n = rng.randint(2, 6)
+    if rng.random() < 0.4:
+        people, places = [any_name(rng) for _ in range(n)], rng.sample(PLACES, n)
+        answers = [f"{p} is in the {q}." for p, q in zip(people, places, strict=True)]
+        questions = [
+            rng.choice([f"Where is {p}?", f"Who is in the {q}?"])
+            for p, q in zip(people, places, strict=True)
+        ]
+        text = " ".join(answers) + " "
+    else:
+        keys = rng.sample(EVERYTHING, n)
+        answers = [rng.choice(EVERYTHING) for _ in keys]
+        form, sep = rng.choice(PAIRS[1:4]), rng.choice([", ", "; "])
+        text = sep.join(map(form.format, keys, answers)) + "\n"
+        ask = rng.choice(["{}?", "And {}?", "Look up {}.", "What is the value of {}?"])
+        if ask == "Look up {}.":
+            answers = list(map(form.format, keys, answers))
+        questions = [ask.format(key) for key in keys]
+    asked = rng.sample(range(n), n)
+    turns = [(questions[i], answers[i]) for i in asked]
+    return [(text + turns[0][0], turns[0][1]), *turns[1:]]
+
+
+def all_people(rng: Rng) -> Turn:
+    n = rng.randint(2, 6)
+    people, places = rng.sample(NAMES, n), rng.sample(PLACES, n)
+    lines = [f"{p} is in the {q}." for p, q in zip(people, places, strict=True)]
+    asked = rng.sample(range(n), rng.randint(2, n))
+    names = listing([people[i] for i in asked])
+    return f"{' '.join(lines)} Where are {names}?", " ".join(lines[i] for i in asked)
 
 
 def count(rng: Rng) -> Turn:
@@ -168,6 +231,16 @@ def induction(rng: Rng) -> str:
     items = some_words(rng, 4, 14) if rng.random() < 0.7 else [code(rng) for _ in range(5)]
     sep = rng.choice([" ", ", ", "\n"])
     return sep.join(items) + "\n" + sep.join(items)
+
+
+def chain(rng: Rng) -> str:
+    """Raw text of a few words, each of which has its own successor, mostly."""
+    items = rng.sample(EVERYTHING, rng.randint(4, 12))
+    after_it = dict(zip(items, rng.sample(items, len(items)), strict=True))
+    said = [rng.choice(items)]
+    for _ in range(rng.randint(30, 90)):
+        said.append(after_it[said[-1]] if rng.random() < 0.85 else rng.choice(items))
+    return " ".join(said)
 
 
 def note(rng: Rng) -> str:

@@ -18,8 +18,10 @@ COPYING: dict[Task, float] = {
     copying.where: 4,
     copying.owner: 4,
     copying.key_value: 5,
+    copying.all_keys: 4,
+    copying.all_people: 3,
     copying.count: 1,
-    copying.contains: 1.5,
+    copying.contains: 2,
     records.to_json: 4,
     records.from_json: 3,
     records.json_list: 1.5,
@@ -56,7 +58,8 @@ OTHERS: dict[Task, float] = {
     advice.small_talk: 1.5,
 }
 RAW: dict[Callable[[Rng], str], float] = {
-    copying.induction: 3,
+    copying.induction: 2,
+    copying.chain: 3,
     copying.note: 3,
     stories.story: 3,
     knowing.portrait: 3,
@@ -82,19 +85,52 @@ def chat(rng: Rng, copying_share: float, turns: int) -> list[Message]:
         system = rng.choice(list(advice.MANNERS))
         manner = advice.MANNERS[system]
         messages.append({"role": "system", "content": system})
-    for _ in range(turns):
-        question, answer = pick_task(rng, copying_share)(rng)
+    asked = (pick_task(rng, copying_share)(rng) for _ in range(turns))
+    return messages + spoken([(question, manner(answer)) for question, answer in asked])
+
+
+def spoken(turns: list[Turn]) -> list[Message]:
+    messages: list[Message] = []
+    for question, answer in turns:
         messages.append({"role": "user", "content": question})
-        messages.append({"role": "assistant", "content": manner(answer)})
+        messages.append({"role": "assistant", "content": answer})
     return messages
 
 
 def document(rng: Rng, copying_share: float = 0.45) -> Document:
     """One training document; `copying_share` of the tasks are answered from the prompt itself."""
-    if rng.random() < 0.13:
+    kind = rng.random()
+    if kind < 0.13:
         raw = rng.choices(list(RAW), list(RAW.values()))[0](rng)
         if rng.random() < 0.1:
             raw = "\n\n".join([raw] + [stories.story(rng) for _ in range(rng.randint(1, 3))])
         return raw
+    if kind < 0.13 + 0.25 * copying_share:
+        return second_lesson(rng)
     turns = rng.choices([1, 2, 3, 6, 10], [74, 14, 7, 3.5, 1.5])[0]
     return chat(rng, copying_share, turns)
+
+
+LESSONS: dict[Task, float] = {
+    copying.all_keys: 4,
+    copying.all_people: 1,
+    copying.where: 1.5,
+    copying.owner: 1.5,
+    copying.key_value: 1.5,
+    copying.after: 1,
+}
+
+
+def first_lesson(rng: Rng) -> Document:
+    """What the pre-training begins with: a few words that follow each other, and pairs of them."""
+    return copying.chain(rng) if rng.random() < 0.3 else spoken([copying.all_keys(rng)])
+
+
+def second_lesson(rng: Rng) -> Document:
+    """Look-up of everything: keys further from their values, questions, people, what follows."""
+    kind = rng.random()
+    if kind < 0.2:
+        return first_lesson(rng)
+    if kind < 0.45:
+        return spoken(copying.follow_ups(rng))
+    return spoken([rng.choices(list(LESSONS), list(LESSONS.values()))[0](rng)])

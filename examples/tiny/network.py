@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .tokenizer import BOS, END, MAX_LENGTH, PAD, SPECIAL, VOCAB_SIZE
+from .wiring import Wiring, start
 
 HIDDEN, LAYERS, HEADS, KV_HEADS, INNER, EPS, THETA = 256, 6, 4, 2, 512, 1e-5, 10_000.0
 HEAD_DIM = HIDDEN // HEADS
@@ -55,7 +56,8 @@ class Layer(nn.Module):  # type: ignore[misc]  # torch is Any to our mypy
 class TinyLlama(nn.Module):  # type: ignore[misc]
     """Returns the last hidden states; the head is the transposed embedding."""
 
-    def __init__(self) -> None:
+    def __init__(self, twins: list[tuple[int, int]]) -> None:
+        """`twins`: ids of (token, the same with a space before it), which begin alike."""
         super().__init__()
         self.embed = nn.Embedding(VOCAB_SIZE, HIDDEN)
         self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
@@ -66,14 +68,7 @@ class TinyLlama(nn.Module):  # type: ignore[misc]
         angles = torch.cat((angles, angles), -1)
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
-        self._start()
-
-    def _start(self) -> None:
-        nn.init.normal_(self.embed.weight, std=0.02)
-        for layer in self.layers:
-            for name, linear in layer.named_children():
-                std = HIDDEN**-0.5 * (0.2 if name in ("o", "down") else 0.6)
-                nn.init.normal_(linear.weight, std=std)
+        start(self, Wiring(HIDDEN, HEADS, KV_HEADS, HEAD_DIM, THETA), twins)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         length = ids.shape[1]

@@ -23,7 +23,11 @@ class MixedOptimizer:
     """Keeps float32 masters of a bfloat16 network and copies them back after each step."""
 
     def __init__(
-        self, network: nn.Module, muon_rate: float = 0.02, adam_rate: float = 4e-3
+        self,
+        network: nn.Module,
+        muon_rate: float = 0.02,
+        embed_rate: float = 0.01,
+        norm_rate: float = 4e-3,
     ) -> None:
         self.muon_rate = muon_rate
         self.live = dict(network.named_parameters())
@@ -38,10 +42,13 @@ class MixedOptimizer:
         ]
         matrices = {name for names in self.stacks for name in names}
         self.others = [name for name in self.live if name not in matrices]
-        self.adam_rate = adam_rate
         self.adam = torch.optim.AdamW(
-            [self.masters[name] for name in self.others],
-            lr=adam_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True,
+            [
+                {"params": [self.masters[name]], "full": rate}
+                for name in self.others
+                for rate in [embed_rate if "embed" in name else norm_rate]
+            ],
+            betas=(0.9, 0.98), weight_decay=0.0, fused=True,
         )  # fmt: skip
 
     def step(self, scale: float) -> None:
@@ -55,7 +62,8 @@ class MixedOptimizer:
                 self.masters[name].mul_(1 - 0.02 * scale * self.muon_rate).sub_(change, alpha=rate)
         for name in self.others:
             self.masters[name].grad = self._grad(name)
-        self.adam.param_groups[0]["lr"] = scale * self.adam_rate
+        for group in self.adam.param_groups:
+            group["lr"] = scale * group["full"]
         self.adam.step()
         self._write_back()
 

@@ -14,12 +14,12 @@ from . import card
 from .batches import ROW_TOKENS, Batch, stream
 from .network import TinyLlama, save_network
 from .optimizer import MixedOptimizer
-from .tokenizer import save_tokenizer, train_tokenizer
+from .tokenizer import save_tokenizer, train_tokenizer, twins
 
 SEED = "luthier-tiny"
-STEPS = 1803
-WARMUP_STEPS, COPYING_STEPS, DECAY_STEPS = 60, 300, 1000
-BATCHES_PER_STEP = 2
+STEPS = 3500
+WARMUP_STEPS, DECAY_STEPS = 40, 1800
+LESSONS = FIRST_STEPS, SECOND_STEPS, COPYING_STEPS = 250, 750, 1200  # see batches.stream
 MODEL = Path(__file__).parents[1] / "models" / "luthier-tiny"
 
 
@@ -27,6 +27,11 @@ def rate(step: int, steps: int) -> float:
     """The share of the highest learning rate: up, flat, then down in a straight line."""
     left = (steps - step) / min(DECAY_STEPS, steps)
     return min(1.0, (step + 1) / WARMUP_STEPS, left)
+
+
+def batches_by(step: int) -> int:
+    """The batches of the steps before `step`: one each while there is only look-up, then two."""
+    return step + max(0, step - SECOND_STEPS)
 
 
 def loss_of(hidden: Tensor, head: Tensor, batch: Batch) -> Tensor:
@@ -50,16 +55,17 @@ def save(masters: dict[str, Tensor], tokenizer: Tokenizer, folder: Path) -> None
 def train(tokenizer: Tokenizer, args: argparse.Namespace) -> float:
     """Leaves the model in `args.out`; returns the minutes that it took."""
     torch.manual_seed(0)
-    network = TinyLlama().bfloat16()
+    network = TinyLlama(twins(tokenizer)).bfloat16()
     optimizer = MixedOptimizer(network)
     forward = network if args.no_compile else torch.compile(network, dynamic=False)
-    batches = stream(tokenizer, SEED, COPYING_STEPS * BATCHES_PER_STEP)
+    batches = stream(tokenizer, SEED, tuple(map(batches_by, LESSONS)))
     started, mean = time.monotonic(), 0.0
     for step in range(args.steps):
-        for _ in range(BATCHES_PER_STEP):
+        several = batches_by(step + 1) - batches_by(step)
+        for _ in range(several):
             batch = next(batches)
             loss = loss_of(forward(batch.ids, batch.mask), network.embed.weight, batch)
-            (loss / BATCHES_PER_STEP).backward()
+            (loss / several).backward()
             mean = 0.98 * mean + 0.02 * loss.item() if step else loss.item()
         optimizer.step(rate(step, args.steps))
         minutes = (time.monotonic() - started) / 60
@@ -89,6 +95,6 @@ def main() -> None:
         print(card.table(*card.grade(args.out)))
         return
     minutes = train(train_tokenizer(SEED), args)
-    tokens = args.steps * BATCHES_PER_STEP * ROW_TOKENS
+    tokens = batches_by(args.steps) * ROW_TOKENS
     text = card.write(args.out, args.steps, tokens, minutes)
     (args.out / "README.md").write_text(text, encoding="utf-8")

@@ -21,6 +21,7 @@ from engine.render import (
 from engine.rows import Conversation, Message, Preference, Prompt, Rating
 from tests.engine.folders import Kind, model_folder, template_text
 
+REPO = Path(__file__).parents[2]
 NAMES = ("chatml", "llama3", "gemma", "mistral", "generation_tag", "thinking", "role_tokens")
 KINDS: tuple[Kind, ...] = ("byte_level", "byte_level_bos", "metaspace")
 
@@ -73,6 +74,18 @@ def test_text_and_tokens_are_those_of_transformers(
         assert renderer.prompt_ids(messages) == ids
     rendered = renderer.conversation(ONE_TURN)
     assert list(rendered.token_ids) == transformers_says(folder, ONE_TURN)["input_ids"]
+
+
+def test_the_model_that_ships_renders_as_transformers_does() -> None:
+    folder = REPO / "examples/models/luthier-tiny"
+    renderer = load_renderer(folder)
+
+    for messages in (ONE_TURN, TWO_TURNS, UNANSWERED):
+        ids = transformers_says(folder, messages, add_generation_prompt=True)["input_ids"]
+        assert renderer.prompt_ids(messages) == ids
+    rendered = renderer.conversation(TWO_TURNS)
+    assert list(rendered.token_ids) == transformers_says(folder, TWO_TURNS)["input_ids"]
+    assert learned(renderer, rendered) == "Red, green and 🐈 ünï.<|end|>Once upon a time.<|end|>"
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "byte_level_bos"])

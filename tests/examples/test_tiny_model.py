@@ -13,17 +13,29 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from safetensors import safe_open
 from tokenizers import Tokenizer
 
+from engine.rows.model import DatasetFormat
+from engine.rows.validator import RowValidator
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MODEL = EXAMPLES / "models" / "luthier-tiny"
 DATA = EXAMPLES / "data"
 sys.path.insert(0, str(EXAMPLES))
 
 import make_demo_data  # noqa: E402  (the examples are scripts, not a package)
-from tiny import copying, evaluate, knowing, mixture, records  # noqa: E402
+from tiny import copying, evaluate, knowing, mixture, records, world  # noqa: E402
 from tiny.batches import stream  # noqa: E402
-from tiny.network import to_hugging_face  # noqa: E402
-from tiny.tokenizer import CHAT_TEMPLATE, render, train_tokenizer  # noqa: E402
+from tiny.network import HEAD_DIM, TinyLlama, rms, rotate, to_hugging_face  # noqa: E402
+from tiny.tokenizer import (  # noqa: E402
+    CHAT_TEMPLATE,
+    SPACE,
+    VOCAB_SIZE,
+    render,
+    train_tokenizer,
+    twins,
+)
+from tiny.wiring import BACK, LOOK_UPS  # noqa: E402
 
+FORMATS: dict[str, DatasetFormat] = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 CHAT = [
     {"role": "system", "content": "Be short."},
     {"role": "user", "content": "Hello, \N{CAT FACE} & <b>you</b>!"},
@@ -115,7 +127,7 @@ def test_the_same_seed_makes_the_tokenizer_that_ships(tokenizer: Tokenizer) -> N
 
 
 def test_a_token_sees_nothing_of_the_documents_beside_its_own(tokenizer: Tokenizer) -> None:
-    batch = next(stream(tokenizer, "rows", early=0))
+    batch = next(stream(tokenizer, "rows", (0, 0, 0)))
     bos = tokenizer.token_to_id("<|bos|>")
     starts = (batch.ids[0] == bos).nonzero().flatten()
     second = int(starts[1])
@@ -136,12 +148,72 @@ def test_no_plain_sum_has_a_pair_kept_for_the_exam() -> None:
             assert not knowing.held_out_sum(a, b)
 
 
-def test_the_export_names_every_tensor_as_llama_does(loaded: tuple[Any, Any]) -> None:
-    from tiny.network import TinyLlama
+def test_a_word_is_cut_alike_wherever_it_stands(tokenizer: Tokenizer) -> None:
+    rng = random.Random(2)
+    words = [*world.NAMES, *world.TOWNS_ALL, *(world.invented(rng) for _ in range(200))]
+    for word in words:
+        alone, inside = tokenizer.encode(word).tokens, tokenizer.encode(f"a {word}").tokens[1:]
+        assert "".join(inside).lstrip(SPACE) == word
+        assert [piece.lstrip(SPACE) for piece in inside if piece != SPACE] == alone
 
+
+def test_a_twin_is_the_same_piece_after_a_space(tokenizer: Tokenizer) -> None:
+    pairs = twins(tokenizer)
+    assert len(pairs) > 900
+    for bare, spaced in pairs:
+        assert tokenizer.id_to_token(spaced) == SPACE + tokenizer.id_to_token(bare)
+
+
+@pytest.fixture(scope="module")
+def untrained(tokenizer: Tokenizer) -> TinyLlama:
+    torch.manual_seed(0)
+    return TinyLlama(twins(tokenizer))
+
+
+def attention(network: TinyLlama, layer: int, ids: torch.Tensor) -> torch.Tensor:
+    """[heads, length, length]"""
+    found: list[torch.Tensor] = []
+    part = network.layers[layer]
+    mask = torch.full((len(ids), len(ids)), float("-inf")).triu(1)
+    hook = part.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+    with hook, torch.no_grad():
+        network(ids[None], mask)
+        h, length = rms(found[0], part.norm1), len(ids)
+        q, k = (
+            rotate(
+                linear(h).view(length, -1, HEAD_DIM).transpose(0, 1),
+                network.cos[:length],
+                network.sin[:length],
+            )
+            for linear in (part.q, part.k)
+        )
+        k = k.repeat_interleave(len(q) // len(k), 0)
+        return (q @ k.transpose(1, 2) * HEAD_DIM**-0.5 + mask).softmax(-1)
+
+
+def test_the_first_heads_start_by_looking_one_to_four_tokens_back(untrained: TinyLlama) -> None:
+    ids = torch.randint(6, VOCAB_SIZE, (40,), generator=torch.Generator().manual_seed(1))
+    seen = attention(untrained, 0, ids)
+    for head, back in enumerate(BACK):
+        by_distance = [float(seen[head, 12:].diagonal(12 - d).mean()) for d in range(12)]
+        assert by_distance[back] == max(by_distance) > 0.3
+
+
+def test_a_later_head_starts_by_finding_what_came_after_the_same_token(
+    untrained: TinyLlama,
+) -> None:
+    once = torch.randperm(VOCAB_SIZE - 6, generator=torch.Generator().manual_seed(2))[:20] + 6
+    seen = attention(untrained, min(LOOK_UPS), torch.cat((once, once)))
+    after = seen[0, 20:39].diagonal(1)
+    assert after.mean() > 5 * seen[0, 20:39, :20].mean()
+
+
+def test_the_export_names_every_tensor_as_llama_does(
+    loaded: tuple[Any, Any], untrained: TinyLlama
+) -> None:
     model, _ = loaded
     names = set(model.state_dict()) - {"lm_head.weight"}
-    assert set(to_hugging_face(dict(TinyLlama().named_parameters()))) == names
+    assert set(to_hugging_face(dict(untrained.named_parameters()))) == names
 
 
 def test_the_committed_data_is_what_the_script_makes() -> None:
@@ -150,6 +222,25 @@ def test_the_committed_data_is_what_the_script_makes() -> None:
     assert read_jsonl("preference.jsonl") == make_demo_data.preference()
     assert read_jsonl("rating.jsonl") == make_demo_data.rating()
     assert read_jsonl("prompts.jsonl") == make_demo_data.prompts()
+
+
+@pytest.mark.parametrize(
+    ("name", "row_type", "rows"),
+    [
+        ("demo_train.jsonl", "conversation", 320),
+        ("instructions.csv", "conversation", 120),
+        ("instructions.parquet", "conversation", 120),
+        ("preference.jsonl", "preference", 200),
+        ("rating.jsonl", "rating", 200),
+        ("prompts.jsonl", "prompt", 200),
+    ],
+)
+def test_every_example_dataset_is_valid(name: str, row_type: str, rows: int) -> None:
+    path = DATA / name
+    with RowValidator(FORMATS[path.suffix]) as validator:
+        validator.feed(path.read_bytes())
+        report = validator.close()
+    assert (report.row_type, report.rows, report.warnings) == (row_type, rows, ())
 
 
 def test_no_held_out_prompt_is_taught() -> None:
@@ -173,6 +264,10 @@ def test_the_weights_copy_and_read_a_message(loaded: tuple[Any, Any]) -> None:
 
 def test_the_weights_recall_their_facts(loaded: tuple[Any, Any]) -> None:
     assert score(loaded, [knowing.fact], 24) >= 0.85
+
+
+def test_the_weights_look_up_what_stands_in_the_prompt(loaded: tuple[Any, Any]) -> None:
+    assert score(loaded, [copying.where, copying.owner, copying.key_value], 48) >= 0.7
 
 
 def test_the_base_does_not_know_the_demo_task(loaded: tuple[Any, Any]) -> None:

@@ -1,0 +1,35 @@
+"""The example jobs: one of each method, each of which this server would take."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.spec import ROWS_OF_METHOD
+from jobs.combinations import of_combination, of_grader
+from jobs.model import JobSpec
+from jobs.stages import PipelineSpec
+from tests.workers import REPO
+
+EXAMPLES = REPO / "examples"
+JOBS = sorted((EXAMPLES / "jobs").glob("*.json"))
+
+
+def test_there_is_an_example_of_every_method() -> None:
+    assert {path.stem for path in JOBS} == set(ROWS_OF_METHOD)
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+def test_an_example_is_a_job_of_its_method(path: Path) -> None:
+    spec = JobSpec.model_validate({"dataset": "ds_0", **json.loads(path.read_text())})
+    assert spec.method.type == path.stem
+    assert not list(of_combination(spec))
+    assert not list(of_grader(spec))
+
+
+def test_the_example_pipeline_goes_from_demonstrations_to_ppo() -> None:
+    spec = json.loads((EXAMPLES / "pipeline.json").read_text())
+    for stage in spec["stages"].values():
+        stage["dataset"] = "ds_0"
+    methods = [stage.method.type for stage in PipelineSpec.model_validate(spec).stages.values()]
+    assert methods == ["sft", "reward", "ppo"]
