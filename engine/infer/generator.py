@@ -31,12 +31,12 @@ class SequenceRequest:
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """A prompt and its answer, to be scored by a head above the model."""
+    """Prompts with their answers, to be scored by a head above the model; at least one."""
 
     model: ServedModel
     lora: LoraWeights | None
     head: ScoreHead
-    token_ids: tuple[int, ...]
+    inputs: tuple[tuple[int, ...], ...]
     ahead: bool = False  # a probe: does not wait behind the clients' sequences
 
 
@@ -72,9 +72,9 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The one scalar that a ScoreRequest gives; finite."""
+    """The scalars of a ScoreRequest, one for each input; finite."""
 
-    score: float
+    scores: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)

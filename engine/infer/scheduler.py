@@ -10,14 +10,14 @@ from tokenizers import Tokenizer
 
 from engine.infer.errors import GenerationFailed
 from engine.infer.generator import Failed, ScoreRequest, SequenceRequest, Sink, Ticket
-from engine.infer.scoring import ScoredSequence
+from engine.infer.scoring import Scoring
 from engine.infer.sequence import Sequence
 
 log = structlog.get_logger()
 
 
 class Work(Protocol):
-    """What takes turns: a sequence that generates, or one that is scored."""
+    """What takes turns: a sequence that generates, or a request for scores."""
 
     @property
     def request(self) -> SequenceRequest | ScoreRequest: ...
@@ -72,7 +72,7 @@ class Scheduler:
 
     def _begun(self, request: SequenceRequest | ScoreRequest, sink: Sink) -> Work:
         if isinstance(request, ScoreRequest):
-            return ScoredSequence(request, sink, self._prefill_chunk)
+            return Scoring(request, sink, self._prefill_chunk)
         return Sequence(request, sink, self._tokenizer, self._prefill_chunk)
 
     def _work(self) -> None:

@@ -1,6 +1,5 @@
 """Served equals trained, for reward models: their trainer's scores, by the path that serves."""
 
-import asyncio
 from collections.abc import Sequence
 
 from engine.infer.errors import AdapterRefused, GenerationFailed
@@ -31,7 +30,7 @@ class ScoreVerifier:
         tried = [probe.token_ids for probe in probes] or self._sample
         for token_ids in tried:
             _check_form(adapter, token_ids)
-        served = await asyncio.gather(*(self._score(adapter, ids) for ids in tried))
+        served = await self._scores(adapter, tuple(tried))
         if probes:
             self._check_equal(adapter.name, probes, served)
         spread = max(served) - min(served)
@@ -58,9 +57,12 @@ class ScoreVerifier:
                     "model revision it was trained on, or train it again.",
                 )
 
-    async def _score(self, adapter: Served, token_ids: tuple[int, ...]) -> float:
+    async def _scores(
+        self, adapter: Served, inputs: tuple[tuple[int, ...], ...]
+    ) -> tuple[float, ...]:
+        """As a client would be told them."""
         assert adapter.head is not None
-        request = ScoreRequest(adapter.model, adapter.lora, adapter.head, token_ids, ahead=True)
+        request = ScoreRequest(adapter.model, adapter.lora, adapter.head, inputs, ahead=True)
         events = EventQueue()
         self._generator.submit(request, events.sink(0))
         _, event = await events.get()
@@ -70,7 +72,7 @@ class ScoreVerifier:
                 raise AdapterRefused("adapter_diverged", text)
             raise event.error
         assert isinstance(event, Scored)
-        return event.score
+        return event.scores
 
 
 def _check_form(adapter: Served, token_ids: Sequence[int]) -> None:

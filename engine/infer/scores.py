@@ -1,4 +1,4 @@
-"""From a request for scores to its sequences and back."""
+"""From a request for scores to the engine and back."""
 
 from typing import Any
 
@@ -23,40 +23,32 @@ class Scores:
 
     async def run(self, body: ScoreBody) -> dict[str, Any]:
         """The wire form of the answer; cancel it to cancel what still runs. Raises EngineErrors."""
-        with self._admission.hold(len(body.inputs), param="inputs"):
+        with self._admission.hold(1, param="inputs"):  # one at a time, whatever their number
             async with self._residency.use(body.model) as served:
-                requests = _requests(served, body)
-                tokens = sum(len(ids) for ids in body.inputs)
+                request = _request(served, body)
+                tokens = sum(map(len, request.inputs))
                 self._metrics.tokens_in.inc(tokens)
-                scores = await self._scores(requests)
+                scores = await self._scores(request)
         return {
             "model": body.model,
             "data": [{"index": index, "score": score} for index, score in enumerate(scores)],
             "usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens},
         }
 
-    async def _scores(self, requests: list[ScoreRequest]) -> list[float]:
-        """In the order of the requests."""
+    async def _scores(self, request: ScoreRequest) -> tuple[float, ...]:
         events = EventQueue()
-        tickets = [
-            self._generator.submit(request, events.sink(number))
-            for number, request in enumerate(requests)
-        ]
-        found: dict[int, float] = {}
+        ticket = self._generator.submit(request, events.sink(0))
         try:
-            while len(found) < len(requests):
-                number, event = await events.get()
-                if isinstance(event, Failed):
-                    raise event.error
-                assert isinstance(event, Scored)
-                found[number] = event.score
+            _, event = await events.get()
         finally:
-            for ticket in tickets:
-                ticket.cancel()
-        return [found[number] for number in range(len(requests))]
+            ticket.cancel()
+        if isinstance(event, Failed):
+            raise event.error
+        assert isinstance(event, Scored)
+        return event.scores
 
 
-def _requests(served: Served, body: ScoreBody) -> list[ScoreRequest]:
+def _request(served: Served, body: ScoreBody) -> ScoreRequest:
     """Raises RequestInvalid, also for a model that has no head."""
     if served.head is None:
         raise RequestInvalid(
@@ -68,7 +60,7 @@ def _requests(served: Served, body: ScoreBody) -> list[ScoreRequest]:
         )
     for number, ids in enumerate(body.inputs):
         _check(served, ids, f"inputs.{number}")
-    return [ScoreRequest(served.model, served.lora, served.head, tuple(ids)) for ids in body.inputs]
+    return ScoreRequest(served.model, served.lora, served.head, tuple(map(tuple, body.inputs)))
 
 
 def _check(served: Served, ids: list[int], param: str) -> None:

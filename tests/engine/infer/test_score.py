@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from engine.infer.scoring import shared_tokens
 from tests.engine.infer.rewards import (
     PAD,
     add_reward,
@@ -83,6 +84,10 @@ def test_scores_equal_those_of_transformers_and_peft(architecture: str, tmp_path
             expected = [expected_score(model, ids) for ids in inputs]
             assert score(client, name, *inputs) == pytest.approx(expected, abs=1e-4)
             assert len({round(value, 3) for value in expected}) == len(inputs)
+            # Answers to one prompt, which is fed once; one of them begins another, one is it.
+            answers = [inputs[0] + ids for ids in (inputs[1], inputs[1][:7], inputs[2], [])]
+            expected = [expected_score(model, ids) for ids in answers]
+            assert score(client, name, *answers) == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_reward_adapter_leaves_the_base_as_it_was(client: httpx.Client, scored: World) -> None:
@@ -139,7 +144,7 @@ def test_a_model_that_generates_does_not_score_and_the_other_way_round(
             "context_length_exceeded",
             "inputs.0",
         ),
-        ({"model": "ad_reward", "inputs": [[1]] * 9}, 400, "too_many_choices", "inputs"),
+        ({"model": "ad_reward", "inputs": [[1]] * 257}, 422, "invalid_value", "inputs"),
     ],
 )
 def test_what_cannot_be_scored_is_refused_at_its_field(
@@ -155,10 +160,10 @@ def test_requests_above_the_bound_are_told_to_come_back(
     client: httpx.Client, scored: World
 ) -> None:
     score(client, "ad_reward", [5])
-    body = {"model": BASE_NAME, "prompt": [[5]] * 4, "max_tokens": CONTEXT, "ignore_eos": True}
+    body = {"model": BASE_NAME, "prompt": [[5]] * 8, "max_tokens": CONTEXT, "ignore_eos": True}
     with client.stream("POST", "/v1/completions", json=body | {"stream": True}) as busy:
         assert busy.status_code == 200
-        answer = client.post("/v1/score", json={"model": "ad_reward", "inputs": [[5]] * 5})
+        answer = client.post("/v1/score", json={"model": "ad_reward", "inputs": [[5]]})
         assert error_of(answer)["code"] == "queue_full"
         assert answer.headers["retry-after"]
     until(lambda: metric(client, "luthier_inference_sequences") == 0)
@@ -302,3 +307,43 @@ def test_a_whole_reward_model_is_not_the_base(scored: World) -> None:
     model, base = load_reward(scored, "ad_whole"), load_headed(scored.base)
     base.score.load_state_dict(model.score.state_dict())
     assert abs(expected_score(model, ids) - expected_score(base, ids)) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("inputs", "shared"),
+    [
+        ([[1, 2, 3]], 0),
+        ([[1, 2, 3], [1, 2, 4]], 2),
+        ([[1, 2, 3], [1, 2, 3]], 2),
+        ([[1, 2], [1, 2, 3]], 1),
+        ([[7, 2], [1, 2]], 0),
+        ([[1], [1, 2, 3]], 0),
+        ([[1, 5, 3, 4], [1, 5, 9], [1, 5, 3, 1, 1]], 2),
+    ],
+)
+def test_what_all_inputs_begin_with_leaves_each_a_token(
+    inputs: list[list[int]], shared: int
+) -> None:
+    assert shared_tokens(inputs) == shared
+
+
+def test_a_prompt_with_many_answers_is_fed_once(scored: World) -> None:
+    prompt = [5] * 400
+    with serve(scored) as client:
+        score(client, "ad_reward", [5])
+        fed = count_fed(engine_of(client).base.model)
+        score(client, "ad_reward", *([*prompt, answer] for answer in range(10, 74)))
+    assert sum(fed) == len(prompt) + 64
+
+
+def count_fed(model: Any) -> list[int]:
+    """How many tokens each forward below a head gets, from now on."""
+    fed: list[int] = []
+    forward = model.last_hidden
+
+    def counted(token_ids: Any, *rest: Any) -> Any:
+        fed.append(len(token_ids))
+        return forward(token_ids, *rest)
+
+    model.last_hidden = counted
+    return fed
