@@ -22,6 +22,7 @@ from api import (
     models,
     pipelines,
     previews,
+    score,
 )
 from api.auth import Authentication
 from api.bodies import PATIENCE_S, BodyLimits
@@ -39,6 +40,7 @@ ROOMS = (
     archives,
     adapters,
     generate,
+    score,
     graders,
     models,
     health,

@@ -1,16 +1,17 @@
-"""The client of the inference server: OpenAI's and vLLM's /v1/completions, plain and streamed."""
+"""The client of the inference server: OpenAI's /v1/completions, plain and streamed, and scores."""
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, TypeVar
 
 import httpx
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from api.envelope import ErrorBody
 from api.errors import GeneratorFailed, GeneratorRefused, GeneratorUnavailable, type_of
 
 PATH = "/v1/completions"
+SCORE_PATH = "/v1/score"
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -49,15 +50,40 @@ class _Refused(_Answer):
     error: _Refusal
 
 
+class Score(_Answer):
+    index: int
+    score: FiniteFloat
+
+
+class Scores(_Answer):
+    """A reward model's answer: a scalar for each input."""
+
+    data: tuple[Score, ...]
+    usage: Usage
+
+
 async def complete(http: httpx.AsyncClient, body: dict[str, Any]) -> Completion:
     """The whole answer. Raises GeneratorUnavailable, GeneratorRefused and GeneratorFailed."""
+    return await _post(http, PATH, body, Completion)
+
+
+async def score(http: httpx.AsyncClient, model: str, inputs: Sequence[Sequence[int]]) -> Scores:
+    """The score of each sequence of token ids, in their order; raises what `complete` does."""
+    body = {"model": model, "inputs": [list(ids) for ids in inputs]}
+    found = await _post(http, SCORE_PATH, body, Scores)
+    if [each.index for each in found.data] != list(range(len(inputs))):
+        raise GeneratorFailed("The inference server's answer has not one score for each input.")
+    return found
+
+
+async def _post(http: httpx.AsyncClient, path: str, body: dict[str, Any], kind: type[M]) -> M:
     try:
-        answer = await http.post(PATH, json=body)
+        answer = await http.post(path, json=body)
     except httpx.TransportError as error:
         raise _unavailable(error) from error
     if answer.is_error:
         raise _refused(answer.status_code, answer.content)
-    return _parsed(Completion, answer.content)
+    return _parsed(kind, answer.content)
 
 
 async def stream(http: httpx.AsyncClient, body: dict[str, Any]) -> AsyncGenerator[Completion, None]:
@@ -96,7 +122,9 @@ def _parsed(kind: type[M], data: bytes) -> M:
     try:
         return kind.model_validate_json(data)
     except ValidationError:
-        raise GeneratorFailed("The inference server's answer is not a completion.") from None
+        raise GeneratorFailed(
+            "The inference server's answer is not in the shape that was asked for."
+        ) from None
 
 
 def _refused(status: int, data: bytes) -> GeneratorRefused:

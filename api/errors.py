@@ -8,6 +8,8 @@ ApiError
 ├── BodyUnreadable         not what the content type says
 ├── MediaTypeUnsupported   a type or an encoding that the route does not read
 ├── Invalid                a parameter that no schema could refuse
+├── CannotGenerate         an adapter that scores, asked for text
+├── CannotScore            an adapter that generates, asked for scores
 ├── GeneratorUnavailable   the inference server does not answer
 ├── GeneratorFailed        it answered with something that is no answer
 └── GeneratorRefused       it refused, with a status and an envelope of its own
@@ -73,6 +75,14 @@ class Invalid(ApiError):
     pass
 
 
+class CannotGenerate(ApiError):
+    pass
+
+
+class CannotScore(ApiError):
+    pass
+
+
 class GeneratorUnavailable(ApiError):
     pass
 
@@ -106,6 +116,8 @@ TABLE: dict[type[Exception], Row] = {
     BodyUnreadable: Row(400, "body_unreadable"),
     MediaTypeUnsupported: Row(415, "media_type_unsupported"),
     Invalid: Row(422, "invalid_request"),
+    CannotGenerate: Row(422, "adapter_cannot_generate"),
+    CannotScore: Row(422, "adapter_cannot_score"),
     GeneratorUnavailable: Row(503, "generator_unavailable"),
     GeneratorFailed: Row(502, "generator_failed"),
     GeneratorRefused: Row(422, "generator_refused"),

@@ -17,11 +17,11 @@ from api.bodies import StrictRoute
 from api.calls import in_thread
 from api.completions import Choice, Completion, Usage, complete, stream
 from api.envelope import Envelope, Wire, absent, json_answer, refusals
-from api.errors import ApiError, GeneratorFailed, Invalid, body_of
+from api.errors import ApiError, CannotGenerate, GeneratorFailed, Invalid, body_of
 from api.paging import known
-from api.rendering import base_named, renderer_of
+from api.rendering import base_named, contract_of, renderer_of
+from api.scoring import REWARD
 from api.services import FromServices, Services
-from engine.render import RenderContract
 from engine.rows import Message
 from jobs.model import Adapter, new_id
 
@@ -131,7 +131,8 @@ def ask(services: Services, tenant_id: str, body: GenerateBody) -> Asked:
     if body.adapter_id is not None:
         adapter_id = known("adapter", body.adapter_id)
         adapter = services.store.adapters.get(tenant_id, adapter_id)
-        base_name, contract = _base_of(adapter, body), _contract_of(adapter)
+        _check_generates(adapter)
+        base_name, contract = _base_of(adapter, body), contract_of(adapter)
     base = base_named(services.bases, base_name)
     renderer = renderer_of(base, contract)
     text = body.prompt if body.messages is None else body.messages
@@ -162,8 +163,13 @@ def _base_of(adapter: Adapter, body: GenerateBody) -> str:
     return adapter.base_model
 
 
-def _contract_of(adapter: Adapter) -> RenderContract:
-    return RenderContract.model_validate(adapter.manifest["contract"])
+def _check_generates(adapter: Adapter) -> None:
+    if adapter.kind == REWARD:
+        raise CannotGenerate(
+            f"Adapter {adapter.id} is a reward model: it scores answers and writes none. Send them "
+            "to POST /score, or name an adapter that generates.",
+            param="adapter_id",
+        )
 
 
 def _generation(asked: Asked, answer: Completion) -> Generation:

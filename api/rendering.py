@@ -5,6 +5,7 @@ from pathlib import Path
 
 from engine.bases import BaseCatalogue, BaseModel
 from engine.render import RenderContract, Renderer, load_renderer
+from jobs.model import Adapter
 
 KEPT = 8  # a tokenizer of 128k tokens takes some 50 MB; adapters of one base share one
 
@@ -18,6 +19,11 @@ def renderer_of(base: BaseModel, contract: RenderContract | None = None) -> Rend
     """How a base writes, or how an adapter with its own contract does. Raises RenderError."""
     text = None if contract is None else contract.model_dump_json()
     return _load(base.path, base.revision, text)
+
+
+def contract_of(adapter: Adapter) -> RenderContract:
+    """How the adapter's own training rendered."""
+    return RenderContract.model_validate(adapter.manifest["contract"])
 
 
 @lru_cache(maxsize=KEPT)

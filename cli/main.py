@@ -4,7 +4,19 @@ import sys
 
 import typer
 
-from cli import adapter, checkpoint, dataset, demo, generate, job, key, pipeline, roles, serve
+from cli import (
+    adapter,
+    checkpoint,
+    dataset,
+    demo,
+    generate,
+    job,
+    key,
+    pipeline,
+    roles,
+    score,
+    serve,
+)
 from cli.failure import is_expected
 
 app = typer.Typer(
@@ -18,6 +30,7 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.command()(serve.serve)
 app.command()(generate.generate)
+app.command()(score.score)
 for room in (dataset, job, pipeline, checkpoint, adapter, key):
     app.add_typer(room.app, name=room.__name__.rpartition(".")[2])
 _ROLES = "One role each"

@@ -42,6 +42,11 @@ class Rendered:
     loss_mask: tuple[bool, ...]
     truncated: bool
 
+    @property
+    def end(self) -> int:
+        """Just past the last learned token, behind which the template may write more; 0: none."""
+        return max((i + 1 for i, learned in enumerate(self.loss_mask) if learned), default=0)
+
 
 class Renderer:
     """The template writes every special token, so encoding adds none."""

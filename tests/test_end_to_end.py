@@ -283,6 +283,94 @@ def test_a_kind_of_peft_goes_there_and_back_again(
     assert again["text"] == tuned["text"]
 
 
+def preference(number: int) -> dict[str, Any]:
+    """A row whose better answer says the number."""
+    prompt = [{"role": "user", "content": f"say {number}"}]
+    return {"prompt": prompt, "chosen": f"the number is {number}", "rejected": "it is a number"}
+
+
+def score(client: httpx.Client, adapter_id: str, row: dict[str, Any]) -> list[float]:
+    """What a reward model gives to the chosen and the rejected answer of a row."""
+    answers = [row["chosen"], row["rejected"]]
+    body = {"adapter_id": adapter_id, "messages": row["prompt"], "completions": answers}
+    answer = client.post("/score", json=body)
+    assert answer.status_code == 200, answer.text
+    return [each["score"] for each in answer.json()["data"]]
+
+
+def preferred(scores: list[list[float]]) -> float:
+    """The part of the pairs whose chosen answer has the higher score."""
+    return sum(chosen > rejected for chosen, rejected in scores) / len(scores)
+
+
+def expected_scores(archive: bytes, base: Path, folder: Path, row: dict[str, Any]) -> list[float]:
+    """What transformers and PEFT make of what was downloaded, and of the same row."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        tar.extractall(folder, filter="data")
+    is_peft = (folder / "adapter_config.json").exists()
+    model = AutoModelForSequenceClassification.from_pretrained(
+        base if is_peft else folder, num_labels=1
+    )
+    model = (PeftModel.from_pretrained(model, folder) if is_peft else model).eval()
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    found = []
+    for name in ("chosen", "rejected"):
+        said = [*row["prompt"], {"role": "assistant", "content": row[name]}]
+        ids = tokenizer.apply_chat_template(said, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            found.append(model(input_ids=ids).logits.item())
+    return found
+
+
+def test_a_reward_model_prefers_what_was_preferred(
+    serve: Serve, base: Path, tmp_path: Path
+) -> None:
+    client = serve()
+    rows = [preference(number) for number in range(60)]
+    dataset = upload(client, [row for number, row in enumerate(rows) if number % 4])
+    held_out = rows[::4]
+    method = {"type": "reward", "max_steps": 30, "learning_rate": 5e-3, "max_length": 64}
+    pefts: dict[str, dict[str, Any]] = {
+        "lora": {"type": "lora", "r": 4},
+        "dora": {"type": "lora", "r": 4, "use_dora": True},
+        "full": {"type": "full"},
+    }
+    for name, peft in pefts.items():
+        rate = 1e-3 if name == "full" else 5e-3
+        job = train(client, dataset["id"], peft=peft, method=method | {"learning_rate": rate})
+        adapter = client.get(f"/adapters/{job['adapter_id']}").json()
+        assert adapter["kind"] == "reward"
+        scores = [score(client, adapter["id"], row) for row in held_out]
+        assert preferred(scores) >= 0.9, name
+        archive = client.get(f"/adapters/{adapter['id']}/download").read()
+        expected = expected_scores(archive, base, tmp_path / name, held_out[1])
+        assert scores[1] == pytest.approx(expected, abs=1e-3), name
+
+    refused = client.post("/generate", json={"prompt": "a", "adapter_id": adapter["id"]})
+    assert refused.json()["error"]["code"] == "adapter_cannot_generate"
+    # It is the training that prefers, and not the random head: the other way round it learns too.
+    turned = [row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
+    other = train(client, upload(client, turned)["id"], peft=pefts["lora"], method=method)
+    assert preferred([score(client, other["adapter_id"], row) for row in held_out]) <= 0.1
+    turns = [*held_out[1]["prompt"], {"role": "assistant", "content": "{{ sample.output_text }}"}]
+    grader = {"type": "score_model", "model": adapter["id"], "input": turns}
+    body = {"grader": grader, "model_sample": held_out[1]["chosen"]}
+    assert client.post("/graders/run", json=body).json()["reward"] == scores[1][0]
+
+    command = [sys.executable, "-m", "cli.main", "score", "say 4", "it is a number"]
+    command += ["the number is 4", "--adapter", adapter["id"], "--url", str(client.base_url)]
+    command += ["--key", client.headers["authorization"].removeprefix("Bearer ")]
+    said = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout
+    assert [line.split(maxsplit=1)[1] for line in said.splitlines()] == [
+        "the number is 4",
+        "it is a number",
+    ]
+
+
 def test_the_same_path_over_postgresql_redis_and_s3(
     serve: Serve, postgres_url: str, redis_url: str, s3: S3Server
 ) -> None:

@@ -2,18 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
 from tokenizers import Tokenizer
 
+from engine.infer.admission import Admission
 from engine.infer.choice import Choice, Shape
-from engine.infer.errors import QueueFull, RequestInvalid
+from engine.infer.errors import RequestInvalid
 from engine.infer.events import EventQueue
-from engine.infer.generator import Failed, Generator, Output, SequenceRequest
+from engine.infer.generator import Failed, Generator, Output, Scored, SequenceRequest
 from engine.infer.loader import Served
 from engine.infer.metrics import Metrics
 from engine.infer.prompt import EncodedPrompt, encode_prompt, room_for
@@ -50,23 +50,18 @@ class Answer:
 
 
 class Completions:
-    """Runs completion requests on a generator. At most max_running + max_waiting
-    sequences are held at once."""
+    """Runs completion requests on a generator, as many at once as `admission` lets in."""
 
     def __init__(
         self,
         tokenizer: Tokenizer,
         generator: Generator,
         residency: Residency,
+        admission: Admission,
         metrics: Metrics,
-        *,
-        max_running: int,
-        max_waiting: int,
     ) -> None:
         self._tokenizer, self._generator = tokenizer, generator
-        self._residency, self._metrics = residency, metrics
-        self._max_running, self._max_sequences = max_running, max_running + max_waiting
-        self._held = 0
+        self._residency, self._admission, self._metrics = residency, admission, metrics
 
     async def run(
         self, body: CompletionRequest
@@ -77,8 +72,9 @@ class Completions:
         yield and of the generation after it.
         """
         asked = time.monotonic()
-        with self._hold(len(body.prompts) * body.n):
+        with self._admission.hold(len(body.prompts) * body.n, param="n"):
             async with self._residency.use(body.model) as served:
+                _check_generates(served)
                 prompts = await self._encode(body)
                 answer, requests = self._plan(body, served, prompts)
                 self._metrics.tokens_in.inc(answer.prompt_tokens)
@@ -103,6 +99,7 @@ class Completions:
             number, event = await events.get()
             if isinstance(event, Failed):
                 raise event.error
+            assert not isinstance(event, Scored), "it was asked to generate"
             choice = answer.choices[number]
             choice.add(event)
             if isinstance(event, Output):
@@ -112,29 +109,6 @@ class Completions:
                     self._metrics.first_token_seconds.observe(time.monotonic() - asked)
                     first = False
             yield choice
-
-    @contextmanager
-    def _hold(self, sequences: int) -> Iterator[None]:
-        """Count them for as long as the request lasts. Raises QueueFull."""
-        if sequences > self._max_sequences:
-            raise RequestInvalid(
-                f"{sequences} choices are more than this server holds at once "
-                f"({self._max_sequences}); send fewer prompts or a smaller n.",
-                param="n",
-                code="too_many_choices",
-            )
-        if self._held + sequences > self._max_sequences:
-            waiting = max(self._held - self._max_running, 0)
-            raise QueueFull(waiting, retry_after_s=1 + waiting // self._max_running)
-        self._change(sequences)
-        try:
-            yield
-        finally:
-            self._change(-sequences)
-
-    def _change(self, sequences: int) -> None:
-        self._held += sequences
-        self._metrics.sequences.set(self._held)
 
     async def _encode(self, body: CompletionRequest) -> list[EncodedPrompt]:
         """Long prompts take a while: off the event loop."""
@@ -178,3 +152,14 @@ class Completions:
                     )
                 )
         return answer, requests
+
+
+def _check_generates(served: Served) -> None:
+    if served.head is not None:
+        raise RequestInvalid(
+            f"Model {served.name!r} is a reward model: it scores answers and writes none. Ask it "
+            "with POST /v1/score, or name an adapter that generates.",
+            param="model",
+            code="adapter_cannot_generate",
+            status=422,
+        )

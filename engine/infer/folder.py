@@ -20,12 +20,22 @@ class Probe(BaseModel):
     logprobs: tuple[FiniteFloat, ...]
 
 
+class ScoreProbe(BaseModel):
+    """The score that a reward model's trainer saw for a prompt and an answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+    token_ids: tuple[int, ...]
+    score: FiniteFloat
+
+
 class Contract(BaseModel):
-    """Of the render contract, what ends a generation; None: as the base does."""
+    """Of the render contract, what ends a generation (None: as the base does), and what pads."""
 
     model_config = ConfigDict(frozen=True)
 
     stop_token_ids: tuple[int, ...] | None = None
+    pad_token_id: int | None = None
 
 
 class ServingManifest(BaseModel):
@@ -36,6 +46,7 @@ class ServingManifest(BaseModel):
     kind: AdapterKind
     contract: Contract = Contract()
     probes: tuple[Probe, ...] = ()
+    scores: tuple[ScoreProbe, ...] = ()
 
 
 def read_manifest(folder: Path) -> ServingManifest:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from engine.infer.head import ScoreHead
 from engine.infer.lora import LoraWeights
 from engine.infer.model import ServedModel
 from engine.infer.sampling import GREEDY, Sampling, Score
@@ -25,6 +26,17 @@ class SequenceRequest:
     logprobs: int | None = None  # how many alternatives; None: no log-probs
     score_prompt: bool = False
     virtual_tokens: VirtualTokens | None = None
+    ahead: bool = False  # a probe: does not wait behind the clients' sequences
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """Prompts with their answers, to be scored by a head above the model; at least one."""
+
+    model: ServedModel
+    lora: LoraWeights | None
+    head: ScoreHead
+    inputs: tuple[tuple[int, ...], ...]
     ahead: bool = False  # a probe: does not wait behind the clients' sequences
 
 
@@ -59,13 +71,20 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """The scalars of a ScoreRequest, one for each input; finite."""
+
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The sequence ended with an error."""
 
     error: Exception
 
 
-Event = PromptScored | Output | Failed
+Event = PromptScored | Output | Scored | Failed
 Sink = Callable[[Event], None]
 
 
@@ -82,7 +101,7 @@ class Ticket:
 class Generator(Protocol):
     """Runs sequences. `sink` is called from the generator's thread, in order, and must not block.
 
-    The last event of a sequence that is not cancelled is Failed or an Output with `finish`.
+    The last event of a sequence that is not cancelled is Failed, Scored or an Output with `finish`.
     """
 
-    def submit(self, request: SequenceRequest, sink: Sink) -> Ticket: ...
+    def submit(self, request: SequenceRequest | ScoreRequest, sink: Sink) -> Ticket: ...

@@ -16,9 +16,11 @@ from engine.infer.errors import (
     AdapterUnavailable,
     ModelUnusable,
 )
-from engine.infer.folder import Probe, model_bytes, read_manifest
+from engine.infer.folder import Probe, ScoreProbe, model_bytes, read_manifest
+from engine.infer.head import ScoreHead, load_headed_lora, load_headed_model
 from engine.infer.lora import LoraWeights, load_lora
 from engine.infer.model import ServedModel, load_model, serving_dtype
+from engine.infer.peft_folder import CONFIG_NAME
 from engine.infer.virtual_tokens import VirtualTokens
 
 log = structlog.get_logger()
@@ -30,23 +32,33 @@ _THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What to generate with: the base (alone, with LoRA, behind virtual tokens) or a full model."""
+    """What to run: the base (alone, with LoRA, behind virtual tokens) or a model of its own.
+
+    With a head it scores, and without one it generates.
+    """
 
     name: str
     model: ServedModel
     lora: LoraWeights | None
     stop_token_ids: frozenset[int]
     virtual_tokens: VirtualTokens | None = None
+    head: ScoreHead | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An adapter that was fetched: what it is, how large, and how to check it."""
+    """An adapter that was fetched: what it is, how large, and how to check it.
+
+    `whole`: a model of its own, which shares nothing with the base.
+    """
 
     kind: str
+    whole: bool
     size_bytes: int
     stop_token_ids: frozenset[int]
+    pad_token_id: int | None
     probes: tuple[Probe, ...]
+    scores: tuple[ScoreProbe, ...]
 
 
 class Loader:
@@ -90,28 +102,44 @@ class Loader:
         folder = self._fetched(name)
         manifest = read_manifest(folder)
         stops = manifest.contract.stop_token_ids
-        size = 0
-        if manifest.kind == "full":
-            size = model_bytes(folder, serving_dtype(self._base.model.device).itemsize)
+        whole = manifest.kind == "full"
+        if manifest.kind == "reward":
+            whole = not (folder / CONFIG_NAME).is_file()
+        size = model_bytes(folder, serving_dtype(self._base.model.device).itemsize) if whole else 0
         return Found(
-            manifest.kind,
-            size,
-            self._base.stop_token_ids if stops is None else frozenset(stops),
-            manifest.probes,
+            kind=manifest.kind,
+            whole=whole,
+            size_bytes=size,
+            stop_token_ids=self._base.stop_token_ids if stops is None else frozenset(stops),
+            pad_token_id=manifest.contract.pad_token_id,
+            probes=manifest.probes,
+            scores=manifest.scores,
         )
 
     def _served(self, name: str, found: Found) -> Served:
         folder, base = self._fetched(name), self._base.model
+        if found.whole:
+            return self._whole(name, folder, found)
+        if found.kind == "reward":
+            lora, head = load_headed_lora(folder, base, found.pad_token_id)
+            return Served(name, base, lora, found.stop_token_ids, head=head)
         if found.kind == "lora":
             lora = load_lora(folder, base.linear_shapes, base.device, base.linear_weight)
             return Served(name, base, lora, found.stop_token_ids)
-        if found.kind != "full":
-            virtual_tokens = base.load_virtual_tokens(folder, found.kind)
-            return Served(name, base, None, found.stop_token_ids, virtual_tokens)
+        virtual_tokens = base.load_virtual_tokens(folder, found.kind)
+        return Served(name, base, None, found.stop_token_ids, virtual_tokens)
+
+    def _whole(self, name: str, folder: Path, found: Found) -> Served:
+        device, context, head = self._base.model.device, self._max_context, None
         try:
             with self._one_model:
-                model = load_model(name, folder, base.device, max_context=self._max_context)
+                if found.kind == "reward":
+                    model, head = load_headed_model(
+                        name, folder, device, found.pad_token_id, max_context=context
+                    )
+                else:
+                    model = load_model(name, folder, device, max_context=context)
         except ModelUnusable as error:
             code = "model_needs_code" if error.code == "model_needs_code" else "adapter_invalid"
             raise AdapterRefused(code, str(error)) from error
-        return Served(name, model, None, found.stop_token_ids)
+        return Served(name, model, None, found.stop_token_ids, head=head)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ _DORA_PARTS = {"A", "B", "magnitude_vector"}
 # PEFT reads the keys of alpha_pattern as regular expressions, which a stranger's file must not be.
 _PLAIN_NAME = re.compile(r"[\w.]+")
 # Options of PEFT that change what an adapter computes, and that this server does not compute.
-_UNSUPPORTED = (
+UNSUPPORTED = (
     "lora_bias",
     "modules_to_save",
     "layer_replication",
@@ -103,9 +103,20 @@ def load_lora(
     `weight_of(name)` is the base's weight [out, in], which DoRA needs. Weights are kept in float32,
     as PEFT does, also on a bfloat16 base.
     """
-    config = read_config(folder, "LORA", unsupported=_UNSUPPORTED)
+    config = read_config(folder, "LORA", unsupported=UNSUPPORTED)
+    return lora_of(config, read_tensors(folder), shapes, device, weight_of)
+
+
+def lora_of(
+    config: Mapping[str, Any],
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    shapes: Mapping[str, tuple[int, int]],
+    device: torch.device,
+    weight_of: Callable[[str], torch.Tensor],
+) -> LoraWeights:
+    """The same from a configuration and tensors by name that have been read."""
     found: dict[str, dict[str, torch.Tensor]] = {}
-    for key, tensor in read_tensors(folder):
+    for key, tensor in tensors:
         match = _KEY.fullmatch(key)
         if match is None:
             raise refused(f"tensor {key!r} is no part of a linear layer's LoRA")

@@ -12,7 +12,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "luthier_inference_requests",
-            "Completion requests by outcome: ok, cancelled, or the error's code.",
+            "Requests for text or scores by outcome: ok, cancelled, or the error's code.",
             ["outcome"],
             registry=self.registry,
         )

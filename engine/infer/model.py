@@ -24,12 +24,14 @@ class ServedModel:
     def __init__(self, name: str, model: Any, *, max_context: int | None = None) -> None:
         self.name = name
         self._model = model
+        self._body = model.base_model  # what is below a head
         self._switch = LoraSwitch(model)
         self.linear_shapes = self._switch.shapes
         self.linear_weight = self._switch.weight_of
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
+        self.width = int(model.config.get_text_config(decoder=True).hidden_size)
         limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
         self.context_length = min(limit or _DEFAULT_CONTEXT, max_context or limit or 1 << 30)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -57,24 +59,45 @@ class ServedModel:
         output = self._model(input_ids=ids, past_key_values=cache, use_cache=True, **options)
         return output.logits[0, -keep:]
 
+    def last_hidden(
+        self, token_ids: Sequence[int], cache: Any, lora: LoraWeights | None
+    ) -> torch.Tensor:
+        """Feed the next tokens. Returns the hidden state [width] after the last of them, normed."""
+        self._switch.activate(lora)
+        ids = torch.tensor([list(token_ids)], device=self.device)
+        output = self._body(input_ids=ids, past_key_values=cache, use_cache=True)
+        return output.last_hidden_state[0, -1]
+
+    def part(self, name: str) -> Any:
+        """A part of the model by its attribute, such as a head; None where there is none."""
+        return getattr(self._model, name, None)
+
 
 def load_model(
-    name: str, folder: Path, device: torch.device, *, max_context: int | None = None
+    name: str,
+    folder: Path,
+    device: torch.device,
+    *,
+    max_context: int | None = None,
+    architecture: Any = AutoModelForCausalLM,
+    **options: Any,
 ) -> ServedModel:
     """Load from a local folder: safetensors only, no code from it, nothing from the network.
 
-    float32 on a CPU and bfloat16 on CUDA. Raises ModelUnusable.
+    float32 on a CPU and bfloat16 on CUDA. `architecture` is a class of Transformers that takes the
+    `options`. Raises ModelUnusable.
     """
     check_model_folder(folder)
     disable_progress_bar()
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        model, loading = architecture.from_pretrained(
             folder,
             dtype=serving_dtype(device),
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            **options,
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelUnusable(

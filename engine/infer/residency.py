@@ -13,6 +13,7 @@ from engine.infer.errors import AdapterNotFound, AdapterRefused, AdapterUnavaila
 from engine.infer.loader import Loader, Served
 from engine.infer.metrics import Metrics
 from engine.infer.room import Room, Seat
+from engine.infer.score_verification import ScoreVerifier
 from engine.infer.verification import Verifier
 
 log = structlog.get_logger()
@@ -54,6 +55,7 @@ class Residency:
         base: Served,
         loader: Loader,
         verifier: Verifier,
+        score_verifier: ScoreVerifier,
         metrics: Metrics,
         *,
         max_resident: int,
@@ -61,7 +63,8 @@ class Residency:
         max_full_model_bytes: int | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._base, self._loader, self._verifier = base, loader, verifier
+        self._base, self._loader = base, loader
+        self._verifier, self._score_verifier = verifier, score_verifier
         self._metrics, self._clock = metrics, clock
         self._slots: dict[str, _Slot] = {}
         self._refusals: dict[str, _Refusal] = {}
@@ -148,7 +151,7 @@ class Residency:
         """Fetch, find room, read, verify."""
         found = await self._loader.find(slot.name)
         slot.checked_at = self._clock()
-        room = self._rooms["full" if found.kind == "full" else "adapter"]
+        room = self._rooms["full" if found.whole else "adapter"]
         if room.max_bytes is not None and found.size_bytes > room.max_bytes:
             raise AdapterRefused(
                 "adapter_too_large",
@@ -158,7 +161,10 @@ class Residency:
         await room.take(slot, found.size_bytes)
         slot.room = room
         served = await self._loader.read(slot.name, found)
-        await self._verifier.check(served, found.probes)
+        if served.head is None:
+            await self._verifier.check(served, found.probes)
+        else:
+            await self._score_verifier.check(served, found.scores)
         slot.ready = True
         room.changed(slot)
         self._count()

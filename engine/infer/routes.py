@@ -1,9 +1,9 @@
-"""The routes of the inference server: OpenAI's completions, with an adapter's id as `model`."""
+"""The routes of the inference server: OpenAI's completions, and scores, with ids as `model`."""
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ from engine.infer.loader import Served
 from engine.infer.metrics import Metrics
 from engine.infer.residency import Residency
 from engine.infer.scheduler import Scheduler
+from engine.infer.score_wire import ScoreBody
+from engine.infer.scores import Scores
 from engine.infer.wire import CompletionRequest, parse_request
 
 log = structlog.get_logger()
@@ -38,6 +40,7 @@ class Engine:
     scheduler: Scheduler
     residency: Residency
     completions: Completions
+    scores: Scores
     metrics: Metrics
     started_at: int
 
@@ -45,8 +48,8 @@ class Engine:
 @router.post("/v1/completions")
 async def post_completions(request: Request) -> Response:
     engine = _engine(request)
-    try:
-        body = parse_request(await read_body(request))
+    with _counting(engine.metrics):
+        body = parse_request(CompletionRequest, await read_body(request))
         run = engine.completions.run(body)
         if not body.stream:
             whole = await while_connected(request, _whole(run))
@@ -54,12 +57,17 @@ async def post_completions(request: Request) -> Response:
             return JSONResponse(whole)
         answer, _ = await while_connected(request, run.__anext__())
         return _EventStream(run, answer, body, engine.metrics)
-    except ClientGone:
-        engine.metrics.requests.labels("cancelled").inc()
-        return Response(status_code=_CLIENT_GONE)
-    except Exception as error:
-        engine.metrics.requests.labels(problem_of(error).code).inc()
-        raise
+
+
+@router.post("/v1/score")
+async def post_score(request: Request) -> Response:
+    """A reward model's scalars, one for each prompt with its answer."""
+    engine = _engine(request)
+    with _counting(engine.metrics):
+        body = parse_request(ScoreBody, await read_body(request))
+        answer = await while_connected(request, engine.scores.run(body))
+        engine.metrics.requests.labels("ok").inc()
+        return JSONResponse(answer)
 
 
 @router.get("/v1/models")
@@ -107,6 +115,24 @@ async def refuse(request: Request, error: Exception) -> Response:
     # Errors that nobody expected are answered outside of the middleware.
     response.headers["x-request-id"] = request.scope["request_id"]
     return response
+
+
+async def leave(request: Request, error: Exception) -> Response:
+    """ClientGone: nobody reads this answer."""
+    return Response(status_code=_CLIENT_GONE)
+
+
+@contextmanager
+def _counting(metrics: Metrics) -> Iterator[None]:
+    """Count the request by what ended it, unless it ended well."""
+    try:
+        yield
+    except ClientGone:
+        metrics.requests.labels("cancelled").inc()
+        raise
+    except Exception as error:
+        metrics.requests.labels(problem_of(error).code).inc()
+        raise
 
 
 def _engine(request: Request) -> Engine:

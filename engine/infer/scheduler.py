@@ -2,16 +2,29 @@
 
 import threading
 from collections import deque
+from typing import Protocol
 
 import structlog
 import torch
 from tokenizers import Tokenizer
 
 from engine.infer.errors import GenerationFailed
-from engine.infer.generator import Failed, SequenceRequest, Sink, Ticket
+from engine.infer.generator import Failed, ScoreRequest, SequenceRequest, Sink, Ticket
+from engine.infer.scoring import Scoring
 from engine.infer.sequence import Sequence
 
 log = structlog.get_logger()
+
+
+class Work(Protocol):
+    """What takes turns: a sequence that generates, or a request for scores."""
+
+    @property
+    def request(self) -> SequenceRequest | ScoreRequest: ...
+    @property
+    def ticket(self) -> Ticket: ...
+    def step(self) -> bool: ...
+    def fail(self, error: Exception) -> None: ...
 
 
 class Scheduler:
@@ -23,10 +36,10 @@ class Scheduler:
         self._tokenizer, self._threads = tokenizer, threads
         self._max_running, self._prefill_chunk = max_running, prefill_chunk
         self._wake = threading.Condition()  # guards the three below
-        self._probes: deque[Sequence] = deque()
-        self._waiting: deque[Sequence] = deque()
+        self._probes: deque[Work] = deque()
+        self._waiting: deque[Work] = deque()
         self._stopping = False
-        self._running: list[Sequence] = []  # the engine thread's own
+        self._running: list[Work] = []  # the engine thread's own
         self._thread = threading.Thread(target=self._work, name="luthier-engine", daemon=True)
 
     @property
@@ -47,8 +60,8 @@ class Scheduler:
             self._wake.notify()
         self._thread.join()
 
-    def submit(self, request: SequenceRequest, sink: Sink) -> Ticket:
-        sequence = Sequence(request, sink, self._tokenizer, self._prefill_chunk)
+    def submit(self, request: SequenceRequest | ScoreRequest, sink: Sink) -> Ticket:
+        sequence = self._begun(request, sink)
         with self._wake:
             if self._stopping or not self.alive:
                 sink(Failed(_stopped()))
@@ -56,6 +69,11 @@ class Scheduler:
             (self._probes if request.ahead else self._waiting).append(sequence)
             self._wake.notify()
         return sequence.ticket
+
+    def _begun(self, request: SequenceRequest | ScoreRequest, sink: Sink) -> Work:
+        if isinstance(request, ScoreRequest):
+            return Scoring(request, sink, self._prefill_chunk)
+        return Sequence(request, sink, self._tokenizer, self._prefill_chunk)
 
     def _work(self) -> None:
         torch.set_num_threads(self._threads)
@@ -81,7 +99,7 @@ class Scheduler:
                 self._running.append(self._waiting.popleft())
             return not self._stopping
 
-    def _turn(self, sequence: Sequence) -> bool:
+    def _turn(self, sequence: Work) -> bool:
         """One step of one sequence; False: it is over."""
         if sequence.ticket.cancelled:
             return False

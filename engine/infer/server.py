@@ -14,14 +14,17 @@ from tokenizers import Tokenizer
 
 from engine.errors import EngineError
 from engine.infer import routes
+from engine.infer.admission import Admission
 from engine.infer.completions import Completions
-from engine.infer.connection import RequestIds
+from engine.infer.connection import ClientGone, RequestIds
 from engine.infer.errors import ModelUnusable
 from engine.infer.loader import Loader, Served
 from engine.infer.metrics import Metrics
 from engine.infer.model import default_stop_token_ids, load_model
 from engine.infer.residency import Residency
 from engine.infer.scheduler import Scheduler
+from engine.infer.score_verification import ScoreVerifier
+from engine.infer.scores import Scores
 from engine.infer.verification import Verifier
 
 log = structlog.get_logger()
@@ -67,26 +70,27 @@ def create_app(
         tolerance = probe_tolerance or _TOLERANCE[base.model.dtype]
         sample = tokenizer.encode(_SAMPLE_TEXT, add_special_tokens=False).ids
         verifier = Verifier(scheduler, base, tolerance=tolerance, sample_ids=sample)
+        score_verifier = ScoreVerifier(scheduler, tolerance=tolerance, sample_ids=sample)
         loader = Loader(fetch, base, max_context=max_context)
         residency = Residency(
             base,
             loader,
             verifier,
+            score_verifier,
             metrics,
             max_resident=max_resident,
             max_full_models=max_full_models,
             max_full_model_bytes=max_full_model_bytes,
         )
-        completions = Completions(
-            tokenizer,
-            scheduler,
-            residency,
-            metrics,
-            max_running=max_running,
-            max_waiting=max_waiting,
-        )
+        admission = Admission(metrics, max_running=max_running, max_waiting=max_waiting)
         app.state.engine = routes.Engine(
-            base, scheduler, residency, completions, metrics, started_at=int(time.time())
+            base=base,
+            scheduler=scheduler,
+            residency=residency,
+            completions=Completions(tokenizer, scheduler, residency, admission, metrics),
+            scores=Scores(scheduler, residency, admission, metrics),
+            metrics=metrics,
+            started_at=int(time.time()),
         )
         scheduler.start()
         log.info("inference.started", model=base_name, device=str(chosen), threads=threads)
@@ -99,6 +103,7 @@ def create_app(
 
     app = FastAPI(lifespan=lifespan, title="Luthier inference", docs_url=None, redoc_url=None)
     app.add_middleware(RequestIds)
+    app.add_exception_handler(ClientGone, routes.leave)
     for kind in (EngineError, HTTPException, Exception):
         app.add_exception_handler(kind, routes.refuse)
     app.include_router(routes.router)

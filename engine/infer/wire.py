@@ -1,12 +1,13 @@
 """The body of POST /v1/completions, as OpenAI and vLLM have it."""
 
-from typing import Annotated, Self
+from typing import Annotated, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engine.infer.errors import RequestInvalid
 from engine.infer.sampling import Sampling
 
+M = TypeVar("M", bound=BaseModel)
 TokenId = Annotated[int, Field(ge=0)]
 StopString = Annotated[str, Field(min_length=1, max_length=1024)]
 _PROMPT_FORMS = "must be a string, a list of token ids, or a list of either"
@@ -72,10 +73,10 @@ class CompletionRequest(BaseModel):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-def parse_request(body: bytes) -> CompletionRequest:
-    """Raises RequestInvalid: 400 when it is not JSON, 422 when it is not this JSON."""
+def parse_request(kind: type[M], body: bytes) -> M:
+    """Raises RequestInvalid: 400 when it is not JSON, 422 when it is not JSON of this kind."""
     try:
-        return CompletionRequest.model_validate_json(body)
+        return kind.model_validate_json(body)
     except ValidationError as error:
         raise _explain(error) from error
 

@@ -145,11 +145,15 @@ class ActorCritic:
         return (hidden.float() @ self.value_head.T)[..., 0]
 
     @torch.no_grad()
-    def rewards(self, answers: Answers) -> Tensor:
-        """The reward model's score at each answer's last token, [answers]; it must have one."""
+    def rewards(self, answers: Answers, pad_token_id: int) -> Tensor:
+        """The reward model's score of each answer, [answers]; it must have one.
+
+        Read where its own training read it: at the last token that is not the pad token.
+        """
         with self.switch.using(REWARD):
             hidden = self._hidden(answers)
-        last = hidden.shape[1] - answers.mask.shape[1] + answers.mask.sum(1) - 1
+        seen = answers.attention_mask * (answers.token_ids != pad_token_id)
+        last = (seen * torch.arange(seen.shape[1], device=seen.device)).argmax(1)
         at_last = hidden[torch.arange(len(answers), device=hidden.device), last]
         return (at_last.float() @ self._reward_head.T)[:, 0]
 

@@ -182,8 +182,7 @@ def _answer(rendered: Rendered) -> Example | None:
     example = _example(rendered)
     if example is None:
         return None
-    end = max(i for i, trained in enumerate(rendered.loss_mask) if trained) + 1
-    return Example(example.input_ids[:end], example.labels[:end])
+    return Example(example.input_ids[: rendered.end], example.labels[: rendered.end])
 
 
 def _labels(token_ids: Sequence[int], mask: Sequence[bool]) -> list[int]:

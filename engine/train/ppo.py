@@ -206,7 +206,7 @@ class PpoRun:
             actor.switch.use(POLICY)
             logprobs = actor.logprobs(part, temperature)[0]
             reference = actor.reference_logprobs(part, temperature)
-            scores += [actor.rewards(part)] if self.graded is None else []
+            scores += [actor.rewards(part, self.pad)] if self.graded is None else []
             columns.append((logprobs, reference, actor.values(part)))
         actor.switch.use(POLICY)
         logprobs, reference, values = (torch.cat(each) for each in zip(*columns, strict=True))

@@ -9,6 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 
 from engine.graders import Grader, Sample, grade
+from engine.infer.head import scored_part
 from engine.plan import TrainPlan, Warned
 from engine.render import Renderer
 from engine.train.examples import Asked
@@ -32,11 +33,12 @@ def scorer_of(plan: TrainPlan, model: Any, renderer: Renderer, link: Link) -> Sc
     if grader is not None:
         return Grading(grader, renderer, link)
     assert plan.reward_from is not None
+    pad = renderer.contract.pad_token_id
     if isinstance(model, PeftModel) and isinstance(model.active_peft_config, LoraConfig):
-        return _rewarding(AdapterSwitch(model), plan.reward_from)
+        return rewarding(AdapterSwitch(model), plan.reward_from, pad)
     own = get_peft_model(load_base(plan.base_path), LoraConfig(r=1, task_type="CAUSAL_LM"))
     own.requires_grad_(False)
-    return _rewarding(AdapterSwitch(own), plan.reward_from)
+    return rewarding(AdapterSwitch(own), plan.reward_from, pad)
 
 
 class Grading:
@@ -67,7 +69,8 @@ class Grading:
         return found.score
 
 
-def _rewarding(switch: AdapterSwitch, folder: Path) -> Scorer:
+def rewarding(switch: AdapterSwitch, folder: Path, pad_token_id: int) -> Scorer:
+    """A reward adapter as a scorer, on the base of the switch. Raises TrainingFailed."""
     head = add_reward_adapter(switch, folder, REWARD)
     causal = switch.model.get_base_model()
     body = getattr(causal, causal.base_model_prefix)
@@ -78,15 +81,16 @@ def _rewarding(switch: AdapterSwitch, folder: Path) -> Scorer:
         switch.model.eval()
         pairs = zip(asked, answers, strict=True)
         with torch.no_grad(), switch.using(REWARD):
-            rewards = [_last_hidden(body, each.input_ids + ids) @ weights[0] for each, ids in pairs]
+            read = [scored_part(each.input_ids + ids, pad_token_id) for each, ids in pairs]
+            rewards = [_last_hidden(body, ids) @ weights[0] for ids in read]
         switch.model.train(training)
         return [reward.item() for reward in rewards]
 
     return score
 
 
-def _last_hidden(body: Any, ids: list[int]) -> Tensor:
+def _last_hidden(body: Any, ids: Sequence[int]) -> Tensor:
     """The hidden state at the last token, [hidden]."""
-    row = torch.tensor([ids], device=body.device)
+    row = torch.tensor([list(ids)], device=body.device)
     hidden: Tensor = body(input_ids=row, use_cache=False).last_hidden_state
     return hidden[0, -1].float()

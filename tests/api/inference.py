@@ -28,6 +28,7 @@ class Inference:
         self.app = Starlette(
             routes=[
                 Route("/v1/completions", self._complete, methods=["POST"]),
+                Route("/v1/score", self._score, methods=["POST"]),
                 Route("/health", self._health),
             ]
         )
@@ -46,6 +47,16 @@ class Inference:
         logprobs = {"token_logprobs": [-0.5]} if body.get("logprobs") is not None else None
         choice = {"text": "".join(WORDS), "finish_reason": "stop", "logprobs": logprobs}
         return JSONResponse({"choices": [choice | {"index": 0}], "usage": USAGE, "id": "cmpl"})
+
+    async def _score(self, request: Request) -> Response:
+        """The longest input is the best one."""
+        body = await request.json()
+        self.asked.append(body)
+        if self.answer is not None:
+            return self.answer
+        await self._think(request)
+        data = [{"index": i, "score": len(ids) / 4} for i, ids in enumerate(body["inputs"])]
+        return JSONResponse({"model": body["model"], "data": data, "usage": USAGE})
 
     async def _think(self, request: Request) -> None:
         for _ in range(self.patience):

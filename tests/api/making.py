@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save, save_file
 
-from adapters.manifest import Lineage, Manifest
+from adapters.manifest import AdapterKind, Lineage, Manifest
 from adapters.registry import publish
 from api.rendering import renderer_of
 from api.services import Services
@@ -39,8 +39,10 @@ class Woken:
         return len(self.queues)
 
 
-def publish_adapter(services: Services, tenant: str, folder: Path, **changes: Any) -> str:
-    """An adapter of a tenant, in the object store and in the table."""
+def publish_adapter(
+    services: Services, tenant: str, folder: Path, *, kind: AdapterKind = "lora", **changes: Any
+) -> str:
+    """An adapter of a tenant, in the object store and in the table; `changes` its contract."""
     folder.mkdir(exist_ok=True)
     (folder / "adapter_config.json").write_text("{}")
     save_file({"x": np.zeros(2, np.float32)}, folder / "adapter_model.safetensors")
@@ -49,7 +51,7 @@ def publish_adapter(services: Services, tenant: str, folder: Path, **changes: An
     tenant_id = services.store.tenants.create(tenant).id
     manifest = Manifest(
         adapter_id=new_id("ad"),
-        kind="lora",
+        kind=kind,
         base_model="tiny",
         base_revision=base.revision,
         tokenizer_sha256=contract.tokenizer_sha256,
@@ -63,7 +65,7 @@ def publish_adapter(services: Services, tenant: str, folder: Path, **changes: An
         id=manifest.adapter_id,
         tenant_id=tenant_id,
         name="ours",
-        kind="lora",
+        kind=kind,
         base_model="tiny",
         job_id=None,
         size_bytes=manifest.size_bytes,

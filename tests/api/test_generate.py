@@ -141,6 +141,18 @@ async def test_an_adapter_of_another_base_is_refused(
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, "base_model")
 
 
+async def test_a_reward_model_writes_nothing(
+    client: httpx.AsyncClient, inference: Inference, services: Services, tmp_path: Path
+) -> None:
+    adapter_id = publish_adapter(services, "ours", tmp_path / "a", kind="reward")
+    answer = await client.post("/generate", json=HELLO | {"adapter_id": adapter_id})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (422, "adapter_cannot_generate")
+    assert error["param"] == "adapter_id"
+    assert "POST /score" in error["message"]
+    assert inference.asked == []
+
+
 def chunks_of(text: str) -> list[Any]:
     frames = [frame.removeprefix("data: ") for frame in text.split("\n\n") if frame]
     return [frame if frame == "[DONE]" else json.loads(frame) for frame in frames]

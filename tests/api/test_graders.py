@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import text
 from starlette.responses import JSONResponse
 
 from api.services import Services
@@ -252,20 +251,88 @@ async def test_a_model_that_is_not_there_is_refused_at_its_field(
     assert inference.asked == []
 
 
-async def test_a_reward_adapter_is_refused_for_now(
-    client: httpx.AsyncClient, inference: Inference, services: Services, tmp_path: Path
+WEIGHED: dict[str, Any] = {
+    "type": "score_model",
+    "input": [
+        {"role": "user", "content": "say {{ item.answer }}"},
+        {"role": "assistant", "content": "{{ sample.output_text }}"},
+    ],
+}
+
+
+@pytest.fixture
+def reward_id(services: Services, tmp_path: Path) -> str:
+    return publish_adapter(services, "ours", tmp_path / "reward", kind="reward")
+
+
+async def test_a_reward_adapter_scores_the_conversation_that_is_the_input(
+    client: httpx.AsyncClient, inference: Inference, services: Services, reward_id: str
 ) -> None:
-    adapter_id = publish_adapter(services, "ours", tmp_path / "a")
-    with services.store.database.write() as connection:
-        row = connection.execute(text("SELECT manifest FROM adapters")).scalar_one()
-        manifest = json.loads(row) | {"method": {"type": "reward"}}
-        connection.execute(text("UPDATE adapters SET manifest = :m"), {"m": json.dumps(manifest)})
-    body = {"grader": SCORE | {"model": adapter_id}, "model_sample": "x"}
+    found = await run(client, WEIGHED | {"model": reward_id, "pass_threshold": 2}, "it is 7")
+    (asked,) = inference.asked
+    (ids,) = asked["inputs"]
+    assert asked["model"] == reward_id
+    assert text_of(services, ids) == "<|user|>say 7<|end|><|assistant|>it is 7<|end|>"
+    assert (found["reward"], found["passed"]) == (len(ids) / 4, True)
+    assert found["metadata"]["sampled_model_name"] == reward_id
+    assert found["model_grader_token_usage_per_model"] == {reward_id: USAGE}
+
+
+async def test_a_reward_adapter_and_a_judge_are_parts_of_one_grader(
+    client: httpx.AsyncClient, inference: Inference, reward_id: str
+) -> None:
+    weighed = WEIGHED | {"model": reward_id, "range": [-1, 1]}
+    grader = {
+        "type": "multi",
+        "graders": {"a": weighed, "b": weighed | {"range": None}},
+        "calculate_output": "a + b",
+    }
+    found = await run(client, grader)
+    length = len(inference.asked[0]["inputs"][0])
+    assert found["sub_rewards"] == {"a": 1.0, "b": length / 4}
+    assert found["metadata"]["token_usage"]["total_tokens"] == 2 * USAGE["total_tokens"]
+
+
+@pytest.mark.parametrize(
+    "turns", [WEIGHED["input"][:1], WEIGHED["input"][1:], WEIGHED["input"][::-1]]
+)
+async def test_an_input_without_an_answer_to_a_prompt_has_no_score(
+    client: httpx.AsyncClient, inference: Inference, reward_id: str, turns: Any
+) -> None:
+    grader = WEIGHED | {"model": reward_id, "input": turns}
+    body = {"grader": grader, "model_sample": "x", "item": ITEM}
     answer = await client.post("/graders/run", json=body)
     error = answer.json()["error"]
-    assert (answer.status_code, error["code"]) == (422, "reward_model_unsupported")
-    assert error["param"] == "grader.model"
+    assert (answer.status_code, error["code"]) == (422, "reward_input_invalid")
+    assert error["param"] == "grader.input"
     assert inference.asked == []
+
+
+async def test_an_answer_that_the_template_leaves_out_has_no_score(
+    client: httpx.AsyncClient, inference: Inference, services: Services, tmp_path: Path
+) -> None:
+    silent = "{% for m in messages[:1] %}<|user|>{{ m.content }}{% endfor %}"
+    adapter_id = publish_adapter(
+        services, "ours", tmp_path / "a", kind="reward", chat_template=silent
+    )
+    body = {"grader": WEIGHED | {"model": adapter_id}, "model_sample": "x", "item": ITEM}
+    answer = await client.post("/graders/run", json=body)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (422, "reward_input_invalid")
+    assert error["param"] == "grader.input"
+    assert inference.asked == []
+
+
+async def test_a_foreign_reward_adapter_is_unknown(
+    client_of: Callable[[str], httpx.AsyncClient], inference: Inference, reward_id: str
+) -> None:
+    grader = WEIGHED | {"model": reward_id}
+    body = {"grader": grader, "model_sample": "x", "item": ITEM}
+    foreign = await client_of("theirs").post("/graders/run", json=body)
+    made_up = grader["model"] = "ad_" + "0" * 24
+    unknown = await client_of("theirs").post("/graders/run", json=body | {"grader": grader})
+    assert foreign.status_code == unknown.status_code == 404
+    assert foreign.content.replace(reward_id.encode(), made_up.encode()) == unknown.content
 
 
 @pytest.mark.parametrize(("theirs", "ours"), [(422, 422), (429, 429), (503, 503), (500, 502)])

@@ -84,6 +84,11 @@ async def test_ids_in_bodies_and_cursors_are_the_tenants_own_too(
         answer = await stranger.post("/jobs", json=spec_for(own, init=init))
         assert answer.status_code == 404
         assert answer.json()["error"]["message"] == f"No adapter with id {init!r}."
+    asked = {"prompt": "q", "completions": ["a"], "adapter_id": owned["adapters"]}
+    scored = await stranger.post("/score", json=asked)
+    unknown = await stranger.post("/score", json=asked | {"adapter_id": "ad_" + "0" * 24})
+    assert scored.status_code == unknown.status_code == 404
+    assert scored.content.replace(owned["adapters"].encode(), b"ad_" + b"0" * 24) == unknown.content
     made = await stranger.post("/generate", json=BODY | {"adapter_id": owned["adapters"]})
     unknown = await stranger.post("/generate", json=BODY | {"adapter_id": "ad_" + "0" * 24})
     assert made.status_code == unknown.status_code == 404

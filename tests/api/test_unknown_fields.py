@@ -24,6 +24,11 @@ BODIES: dict[str, dict[str, Any]] = {
         "stages": {"a": spec_for({"id": "ds_" + "0" * 24}, peft={"type": "lora"})},
     },
     "/generate": {"messages": [{"role": "user", "content": "hi"}]},
+    "/score": {
+        "adapter_id": "ad_" + "0" * 24,
+        "messages": [{"role": "user", "content": "hi"}],
+        "completions": ["hello"],
+    },
     "/graders/validate": {"grader": GRADER},
     "/graders/run": {"grader": GRADER, "model_sample": "x"},
 }

@@ -62,7 +62,7 @@ ARCHITECTURES: Mapping[str, Callable[[], Any]] = {
         **_SMALL, intermediate_size=96, num_attention_heads=4, max_position_embeddings=256
     ),
 }
-_TARGETS = {
+TARGETS = {
     "gpt2": ["c_attn", "c_proj", "c_fc"],
     "neox": ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"],
 }
@@ -107,14 +107,14 @@ def write_base(
 
 
 @contextmanager
-def _peft() -> Iterator[None]:
+def quiet_peft() -> Iterator[None]:
     """peft 0.21 reads a property that transformers 5.23 has renamed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is", FutureWarning)
         yield
 
 
-@_peft()
+@quiet_peft()
 def load(base: Path, adapter: Path | None = None) -> Any:
     """The reference: transformers, and peft where there is an adapter."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
@@ -172,9 +172,9 @@ class World:
         """A LoRA adapter with random A and B, as peft saves it."""
         torch.manual_seed(seed)
         settings = {"r": 8, "lora_alpha": 16, "init_lora_weights": False, **options}
-        settings.setdefault("target_modules", _TARGETS.get(self.architecture, "all-linear"))
+        settings.setdefault("target_modules", TARGETS.get(self.architecture, "all-linear"))
         settings.setdefault("fan_in_fan_out", self.architecture == "gpt2")
-        with _peft():
+        with quiet_peft():
             model = get_peft_model(load(self.base), LoraConfig(task_type="CAUSAL_LM", **settings))
         with torch.no_grad():  # DoRA's begin where they change nothing
             for parameter_name, parameter in model.named_parameters():
@@ -189,7 +189,7 @@ class World:
         """Prompt or prefix tuning with random numbers, as peft saves it."""
         torch.manual_seed(seed)
         config = _VIRTUAL[kind](task_type="CAUSAL_LM", num_virtual_tokens=count)
-        with _peft():
+        with quiet_peft():
             model = get_peft_model(load(self.base), config)
             model.save_pretrained(self.root / name)
         return self.describe(name, kind, model if probes else None)

@@ -1,0 +1,59 @@
+"""Answers to a prompt as a reward adapter reads them: the token ids of its training."""
+
+from collections.abc import Sequence
+
+from api.errors import CannotScore, Invalid
+from api.rendering import base_named, contract_of, renderer_of
+from api.services import Services
+from engine.render import Renderer
+from engine.rows import Message, Rating
+from jobs.model import Adapter
+
+REWARD = "reward"
+MAX_TOKENS = (
+    524_288  # of all answers together, each with its prompt: the server's bodies are capped
+)
+
+Input = tuple[int, ...]
+
+
+def check_scores(adapter: Adapter) -> None:
+    """Raises CannotScore for an adapter of another kind."""
+    if adapter.kind != REWARD:
+        raise CannotScore(
+            f"Adapter {adapter.id} is of kind {adapter.kind!r}: it generates and has no head to "
+            "score with. Name one that a job with method `reward` made.",
+            param="adapter_id",
+        )
+
+
+def inputs_of(
+    services: Services, adapter: Adapter, prompt: Sequence[Message], answers: Sequence[str]
+) -> list[Input]:
+    """Each answer behind the prompt, as token ids, up to the token that ends the turn.
+
+    The same ids that the adapter's training read for a preference row of this prompt and answer.
+    Raises Invalid, RenderError, BaseNotAllowed and BaseUnusable.
+    """
+    renderer = renderer_of(base_named(services.bases, adapter.base_model), contract_of(adapter))
+    found: list[Input] = []
+    tokens = 0
+    for number, answer in enumerate(answers):
+        found.append(_input(renderer, prompt, answer, f"completions.{number}"))
+        tokens += len(found[-1])
+        if tokens > MAX_TOKENS:
+            raise Invalid(
+                f"These answers, each with the prompt before it, are more than {MAX_TOKENS:,} "
+                "tokens, the limit of one request; send fewer at once.",
+                param="completions",
+            )
+    return found
+
+
+def _input(renderer: Renderer, prompt: Sequence[Message], answer: str, param: str) -> Input:
+    said = Message(role="assistant", content=answer)
+    (rendered,) = renderer.sequences(Rating(prompt=tuple(prompt), completion=(said,), label=True))
+    if not any(rendered.loss_mask[1:]):
+        text = "The base model's chat template writes nothing of this answer, so it has no score."
+        raise Invalid(text, param=param)
+    return rendered.token_ids[: rendered.end]
