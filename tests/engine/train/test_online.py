@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from engine.rows import Message, Prompt
-from engine.spec import GrpoMethod, LoraPeft, PpoMethod
+from engine.spec import GrpoMethod, LoraPeft, PpoMethod, SftMethod
 from engine.train.examples import Asked
 from engine.train.prompting import Prompts
 from tests.bases import make_base
@@ -16,7 +16,12 @@ from tests.workers import REPO
 
 CONSTANT = {"type": "length", "unit": "characters", "minimum": 0, "maximum": 1000}
 ASCII = {"type": "regex", "input": "{{ sample.output_text }}", "pattern": "^[ -~]+$"}
-SHORT = {"type": "length", "unit": "words", "maximum": 4}
+KIND = {
+    "type": "string_check",
+    "input": "{{ sample.output_text }}",
+    "operation": "like",
+    "reference": "I am glad to help.",
+}
 TINY = REPO / "examples" / "models" / "luthier-tiny"
 SMALL: dict[str, Any] = {
     "per_device_batch_size": 16,
@@ -30,6 +35,20 @@ SMALL: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_base(tmp_path_factory.mktemp("base"))
+
+
+def example(name: str) -> list[dict[str, Any]]:
+    lines = (REPO / "examples" / "data" / f"{name}.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def both_manners(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter that answers kindly as often as not, so that there is something to choose."""
+    method = SftMethod(max_steps=40, learning_rate=2e-3, max_length=64)
+    work_dir = tmp_path_factory.mktemp("start") / "run"
+    rows = example("demonstrations")
+    return train(TINY, work_dir, method, LoraPeft(r=8), rows=rows, checkpoint_every=99)[0].path
 
 
 def asked(count: int) -> list[Asked]:
@@ -60,37 +79,32 @@ def test_a_reward_that_is_the_same_for_every_answer_is_told(
 
 @pytest.mark.parametrize("method", ["ppo", "grpo"])
 def test_a_reward_is_raised_and_kl_above_its_bound_ends_the_run_when_asked(
-    tmp_path: Path, method: str
+    both_manners: Path, tmp_path: Path, method: str
 ) -> None:
-    own = (
-        {"num_generations": 8, "beta": 1e-3, "temperature": 1.5}
-        if method == "grpo"
-        else {"kl_coef": 0.0}
-    )
+    own = {"num_generations": 4, "beta": 1e-3} if method == "grpo" else {"kl_coef": 0.0}
     kind = GrpoMethod if method == "grpo" else PpoMethod
     made = kind(
         per_device_batch_size=16,
         max_length=48,
-        max_completion_length=16,
-        learning_rate=2e-3,
+        max_completion_length=24,
+        learning_rate=1e-3,
         warmup_ratio=0.0,
-        max_steps=20,
+        max_steps=12,
         validation_split=0.3,
-        grader=SHORT,
+        grader=KIND,
         **own,
     )
-    prompts = (REPO / "examples" / "data" / "prompts.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in prompts[:100]]
-    finished, reports = train(TINY, tmp_path / "free", made, LoraPeft(r=8), rows=rows)
+    given: dict[str, Any] = {"rows": example("prompts")[:100], "init_from": both_manners}
+    finished, reports = train(TINY, tmp_path / "free", made, LoraPeft(r=8), **given)
     rewards = [metrics["eval_reward"] for _, metrics in reports.evaluations]
-    assert rewards[-1] > rewards[0] + 0.3, "it learns"
+    assert rewards[-1] > rewards[0] + 0.25, "it learns"
     reached = max(metrics["kl"] for metrics in reports.metrics.values())
 
     bounded = made.model_copy(update={"max_kl": reached / 4, "on_max_kl": "stop"})
-    _, reports = train(TINY, tmp_path / "bounded", bounded, LoraPeft(r=8), rows=rows)
-    assert len(reports.metrics) < 20
+    _, reports = train(TINY, tmp_path / "bounded", bounded, LoraPeft(r=8), **given)
+    assert len(reports.metrics) < 12
     assert any("training ends here" in warning for warning in reports.warnings)
-    assert finished.metrics["steps"] == 20
+    assert finished.metrics["steps"] == 12
 
 
 def test_a_penalty_keeps_the_policy_near_where_it_started(base: Path, tmp_path: Path) -> None:
