@@ -5,7 +5,7 @@ Torch-free, for api and trainer alike.
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from engine.frozen import Spec
 
@@ -44,22 +44,25 @@ class Merge(Spec):
     sign: by the sum of the numbers (total), or by how many have it (frequency).
     """
 
-    adapters: tuple[WeightedAdapter, ...] = Field(min_length=1, max_length=MAX_PARENTS)
+    adapters: tuple[WeightedAdapter, ...] = Field(max_length=MAX_PARENTS)
     combination_type: Combination | None = None
     density: float | None = Field(None, gt=0, le=1)
     svd_rank: int | None = Field(None, ge=1, le=4096)
     majority_sign_method: Literal["total", "frequency"] | None = None
     into_base: bool = False
 
-    @model_validator(mode="after")
-    def _names_adapters(self) -> Self:
-        ids = [adapter.id for adapter in self.adapters]
+    @field_validator("adapters")
+    @classmethod
+    def _names_some(cls, adapters: tuple[WeightedAdapter, ...]) -> tuple[WeightedAdapter, ...]:
+        if not adapters:
+            raise ValueError("it is empty; name at least one adapter")
+        ids = [adapter.id for adapter in adapters]
         twice = next((id for id in ids if ids.count(id) > 1), None)
         if twice is not None:
-            raise ValueError(f"{twice!r} is in `adapters` twice; name it once, with one weight")
-        if not any(adapter.weight for adapter in self.adapters):
-            raise ValueError("every weight in `adapters` is 0, so the result would be the base")
-        return self
+            raise ValueError(f"{twice!r} is there twice; name it once, with one weight")
+        if not any(adapter.weight for adapter in adapters):
+            raise ValueError("every weight is 0, so the result would be the base")
+        return adapters
 
     @model_validator(mode="after")
     def _says_how(self) -> Self:

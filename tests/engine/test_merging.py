@@ -16,13 +16,13 @@ def asked(*weights: Any, **fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        (asked(), "at least 1 item"),
+        (asked(), "name at least one adapter"),
         (asked(*[1] * (MAX_PARENTS + 1)), "at most 16 items"),
-        (asked(0, 0.0), "every weight in `adapters` is 0"),
+        (asked(0, 0.0), "every weight is 0"),
         (asked(1, float("nan")), "finite number"),
         (asked(1, float("inf")), "finite number"),
         (asked(1, 1e9), "less than or equal to 1000"),
-        ({"adapters": [{"id": "ad_0"}] * 2, "combination_type": "cat"}, "'ad_0' is in `adapters`"),
+        ({"adapters": [{"id": "ad_0"}] * 2, "combination_type": "cat"}, "'ad_0' is there twice"),
         (asked(1, 1, combination_type=None), "combination_type is needed"),
         (asked(1, 1, combination_type="average"), "Input should be 'linear'"),
         (asked(1, combination_type="svd"), "svd combines several adapters; use linear"),

@@ -46,8 +46,9 @@ def pair(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Parent]:
 def mixed(base: Path, root: Path) -> list[Parent]:
     """What differs in rank, scaling and layers: with rsLoRA, or by a regular expression."""
     names = ["q_proj", "up_proj"]
+    first = {"r": 2, "lora_alpha": 3, "use_rslora": True, "layers_to_transform": [0]}
     return [
-        weighted(make_adapter(base, root / "ad_1", 1, r=2, lora_alpha=3, use_rslora=True), 0.5),
+        weighted(make_adapter(base, root / "ad_1", 1, **first), 0.5),
         weighted(make_adapter(base, root / "ad_2", 2, r=4, target_modules=names), -1.25),
         make_adapter(base, root / "ad_3", 3, r=3, target_modules=r".*\.1\.self_attn\.k_proj"),
     ]
