@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from engine.infer.probes import compute_logprobs
 from engine.plan import Parent, Probe
@@ -192,6 +192,34 @@ def test_what_is_merged_into_the_base_says_what_the_adapter_says(
     names = {path.name for path in finished.path.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= names
     assert "adapter_config.json" not in names
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`")
+def test_an_output_head_that_is_the_embeddings_too_is_not_merged_into(
+    base: Path, tmp_path: Path
+) -> None:
+    head = make_adapter(base, tmp_path / "ad_1", 1, target_modules=["q_proj", "lm_head"])
+    with pytest.raises(TrainingFailed, match="is the embeddings too") as refused:
+        blend(base, tmp_path / "run", [head], None)
+    assert refused.value.code == "merge_unsupported"
+
+
+@pytest.mark.parametrize("how", ["cat", None])
+def test_what_predicts_no_probabilities_is_no_result(
+    base: Path, tmp_path: Path, pair: list[Parent], how: str | None
+) -> None:
+    path = tmp_path / "ad_broken"
+    shutil.copytree(pair[0].path, path)
+    weights = load_file(path / "adapter_model.safetensors")
+    save_file(
+        {name: matrix * 1e30 for name, matrix in weights.items()},
+        path / "adapter_model.safetensors",
+    )
+    broken = pair[0].model_copy(update={"path": path, "weight": 1.0})
+    with pytest.raises(TrainingFailed) as refused:
+        blend(base, tmp_path / "run", [broken], how)
+    assert refused.value.code == "diverged"
 
 
 def test_rounding_to_what_is_served_is_counted_and_told(
