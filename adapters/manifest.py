@@ -54,8 +54,18 @@ class DatasetRef(_Frozen):
     sha256: str = Sha256
 
 
+class Parent(_Frozen):
+    """An adapter that another was merged from, and its weight there."""
+
+    adapter_id: str
+    weight: FiniteFloat
+
+
 class Lineage(_Frozen):
-    """Where an adapter comes from. With a checkpoint and a step: not from the end of its job."""
+    """Where an adapter comes from. With a checkpoint and a step: not from the end of its job.
+
+    A merged one has `parents`, and the datasets of them all.
+    """
 
     job_id: str | None = None
     attempt: int | None = None
@@ -63,6 +73,7 @@ class Lineage(_Frozen):
     step: int | None = None
     datasets: tuple[DatasetRef, ...] = ()
     parent_adapter_id: str | None = None
+    parents: tuple[Parent, ...] = ()
     imported: bool = False
 
 

@@ -12,6 +12,7 @@ from api.calls import in_thread, read
 from api.envelope import ListOf, Wire, refusals
 from api.paging import After, JobId, Limit, known
 from api.services import FromServices, Services
+from engine.merging import MergeMethod
 from engine.spec import Method, Peft
 from jobs.admission import admit
 from jobs.idempotency import Idempotency
@@ -42,7 +43,8 @@ SMALL_JOB = {
 class JobView(Wire):
     """A job as clients see it. `requested` says which change waits for the worker.
 
-    `pipeline_id` and `stage` say whose stage it is, where it is one.
+    `pipeline_id` and `stage` say whose stage it is, where it is one. A merge (`POST
+    /adapters/merge`) has no dataset and no checkpoints.
     """
 
     object: Literal["job"] = "job"
@@ -50,12 +52,12 @@ class JobView(Wire):
     status: Status
     requested: Literal["cancel", "pause"] | None
     base_model: str
-    dataset: str
-    method: Method
+    dataset: str | None
+    method: Method | MergeMethod
     peft: Peft
     init: str | None
     seed: int
-    checkpoint_every: int
+    checkpoint_every: int | None
     name: str | None
     metadata: dict[str, str]
     progress: Progress
@@ -71,7 +73,7 @@ class JobView(Wire):
 
 
 def view(job: Job) -> JobView:
-    spec = {name: getattr(job.spec, name) for name in JobSpec.model_fields}
+    spec = {name: getattr(job.spec, name, None) for name in JobSpec.model_fields}
     return JobView(
         id=job.id,
         status=job.status,

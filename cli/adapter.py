@@ -1,4 +1,4 @@
-"""`luthier adapter`: the results; list, download, import, delete."""
+"""`luthier adapter`: the results; list, download, import, merge, delete."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import typer
 from cli.configuration import AsJson, Key, Url
 from cli.failure import CommandFailed
 
-app = typer.Typer(help="List, download, import and delete adapters.", no_args_is_help=True)
+app = typer.Typer(help="List, download, import, merge and delete adapters.", no_args_is_help=True)
 
 Id = Annotated[str, typer.Argument(metavar="ADAPTER", help="ad_...")]
 
@@ -104,6 +104,53 @@ def import_(
         print(json.dumps(found, indent=2))
     else:
         look.note(look.TICK, "green", f"Adapter {found['id']}", f"  for {found['base_model']}")
+
+
+@app.command()
+def merge(
+    adapters: Annotated[
+        list[str], typer.Argument(metavar="ADAPTER[=WEIGHT]...", help="ad_...=0.7; else 1")
+    ],
+    type_: Annotated[
+        str | None, typer.Option("--type", help="cat (exact), svd, linear, ties, dare_ties, ...")
+    ] = None,
+    density: Annotated[
+        float | None, typer.Option("--density", help="Of ties, dare and prune: what is kept.")
+    ] = None,
+    svd_rank: Annotated[int | None, typer.Option("--svd-rank", help="Of types with svd.")] = None,
+    majority_sign: Annotated[
+        str | None, typer.Option("--majority-sign", help="Of ties: total or frequency.")
+    ] = None,
+    into_base: Annotated[
+        bool, typer.Option("--into-base", help="One adapter into a model of its own.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option("--seed")] = None,
+    name: Annotated[str | None, typer.Option("--name")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Watch it to its end.")] = False,
+    as_json: AsJson = False,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Make one adapter of several, or a full model of one and its base."""
+    from cli.client import connect
+    from cli.merges import post, told, weighted
+
+    given = {
+        "combination_type": type_,
+        "density": density,
+        "svd_rank": svd_rank,
+        "majority_sign_method": majority_sign,
+        "into_base": into_base or None,
+        "seed": seed,
+        "name": name,
+    }
+    body = {"adapters": [weighted(one) for one in adapters]}
+    with connect(url, key) as client:
+        job = post(client, body | {k: v for k, v in given.items() if v is not None})
+        if as_json and not follow:
+            print(json.dumps(job, indent=2))
+        else:
+            told(client, job, follow=follow)
 
 
 @app.command()

@@ -63,9 +63,9 @@ def submit(
         if as_json and not follow:
             print(json.dumps(job, indent=2))
             return
-        _submitted(job, follow)
+        submitted(job, follow)
         if follow:
-            _watch(client, job["id"])
+            watch(client, job["id"])
 
 
 def post(client: "Client", spec: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +84,8 @@ def _into(spec: dict[str, Any], field: str, default: str, **given: Any) -> None:
     spec[field] = part | {name: value for name, value in given.items() if value is not None}
 
 
-def _submitted(job: dict[str, Any], follow: bool) -> None:
+def submitted(job: dict[str, Any], follow: bool) -> None:
+    """Say that it waits, and how to watch it where nobody is about to."""
     from cli import look
 
     look.note(look.TICK, "green", f"Job {job['id']} is {job['status']}")
@@ -98,10 +99,11 @@ def follow(job: Id, url: Url = None, key: Key = None) -> None:
     from cli.client import connect
 
     with connect(url, key) as client:
-        _watch(client, job)
+        watch(client, job)
 
 
-def _watch(client: "Client", job_id: str) -> None:
+def watch(client: "Client", job_id: str) -> dict[str, Any]:
+    """Show a job to its end, and how to use what it made; the job then."""
     from cli import look
     from cli.follow import follow
 
@@ -113,6 +115,7 @@ def _watch(client: "Client", job_id: str) -> None:
         raise
     succeeded(job)
     look.commands([f'luthier generate --adapter {job["adapter_id"]} "..."'])
+    return job
 
 
 def succeeded(job: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from engine.frozen import Spec
+from engine.merging import MergeMethod
 from engine.rows import DatasetFormat, RowType
 from engine.spec import AdapterKind, Method, Peft
 
@@ -43,6 +44,40 @@ class Probe(Spec):
     prompt_tokens: int
     logprobs: tuple[float, ...]
     base_logprobs: tuple[float, ...]
+
+
+class Parent(Spec):
+    """An adapter that is merged: its folder, its weight, and what its manifest says of it.
+
+    `quantization_logprob_gap` is there where it was trained on a base in 4 bits, in nats a token.
+    """
+
+    adapter_id: str
+    path: Path
+    weight: float
+    probes: tuple[Probe, ...] = ()
+    quantization_logprob_gap: float | None = None
+
+
+class MergePlan(Spec):
+    """Everything a child needs to merge adapters of one base. `peft` is what comes out.
+
+    `contract` is the render contract that the parents share.
+    """
+
+    base_name: str
+    base_path: Path
+    parents: tuple[Parent, ...]
+    method: MergeMethod
+    peft: Peft
+    seed: int
+    work_dir: Path
+    threads: int
+    contract: dict[str, Any]
+
+
+Plan = TrainPlan | MergePlan
+PLAN: TypeAdapter[Plan] = TypeAdapter(Plan)
 
 
 class ScoreProbe(Spec):
@@ -86,6 +121,19 @@ class Warned(Spec):
     message: str
 
 
+class Merged(Spec):
+    """The adapters are one, with how far that is from the weighted sum of what they add to weights.
+
+    `error`: the difference's Frobenius norm over that of the sum, all layers together.
+    `logprob_gap`: the mean difference of a probe's token's log-prob, in nats; None: no probes.
+    """
+
+    type: Literal["merged"] = "merged"
+    adapters: int
+    error: float
+    logprob_gap: float | None
+
+
 class Saved(Spec):
     """A checkpoint is complete in `path`; it may be taken away and deleted."""
 
@@ -125,7 +173,7 @@ class Failed(Spec):
 
 
 Report = Annotated[
-    Started | Stepped | Evaluated | Warned | Saved | Finished | Stopped | Failed,
+    Started | Stepped | Evaluated | Warned | Merged | Saved | Finished | Stopped | Failed,
     Field(discriminator="type"),
 ]
 REPORT: TypeAdapter[Report] = TypeAdapter(Report)

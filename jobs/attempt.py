@@ -11,12 +11,15 @@ import structlog
 
 from adapters import registry
 from adapters.errors import AdapterCorrupt, AdapterInvalid, AdapterMissing
-from engine.bases import BaseCatalogue
+from adapters.manifest import Manifest
+from engine.bases import BaseCatalogue, BaseModel
 from engine.errors import EngineError
 from engine.plan import (
     Evaluated,
     Failed,
     Finished,
+    Merged,
+    Plan,
     Report,
     Saved,
     Started,
@@ -36,7 +39,17 @@ from jobs.inputs import INIT, REWARD, inputs_of
 from jobs.journal import Journal
 from jobs.keeper import LeaseKeeper
 from jobs.launcher import Launcher, Running
-from jobs.model import Adapter, Claim, Directive, JobError, NewEvent, Progress
+from jobs.merge_plan import merge_plan
+from jobs.model import (
+    Adapter,
+    Claim,
+    Directive,
+    JobError,
+    JobSpec,
+    MergeSpec,
+    NewEvent,
+    Progress,
+)
 from jobs.publishing import publish, unpublish
 from jobs.store import Store
 from storage.keys import dataset_source
@@ -85,6 +98,7 @@ class Attempt:
         self._told: Directive = "continue"
         self._told_at = 0.0
         self._draining_at: float | None = None
+        self._parents: tuple[Manifest, ...] = ()
 
     def run(self) -> None:
         try:
@@ -107,9 +121,15 @@ class Attempt:
         for attempt in range(1, job.attempt):
             unpublish(self._shop.objects, job.tenant_id, job.id, attempt)
 
-    def _prepare(self) -> TrainPlan:
+    def _prepare(self) -> Plan:
         """Bring the inputs here, each checked, and write the plan."""
-        job, dataset = self._claim.job, self._claim.dataset
+        spec, base = self._claim.job.spec, self._find_base()
+        if isinstance(spec, MergeSpec):
+            return self._prepare_merge(spec, base)
+        return self._prepare_training(spec, base)
+
+    def _find_base(self) -> BaseModel:
+        job = self._claim.job
         try:
             base = self._shop.bases.find(job.spec.base_model, weights=True)
         except EngineError as error:
@@ -120,21 +140,34 @@ class Attempt:
                 f"Base model {base.name!r} changed on the server since this job was posted; "
                 "post it again.",
             )
+        return base
+
+    def _prepare_merge(self, spec: MergeSpec, base: BaseModel) -> Plan:
+        fetched = []
+        for number, adapter in enumerate(spec.method.adapters):
+            folder = self._work_dir / f"parent-{number}"
+            fetched.append((folder, self._fetch_into(folder, adapter.id)))
+        self._parents = tuple(manifest for _, manifest in fetched)
+        return merge_plan(spec, base, fetched, self._work_dir, threads=self._shop.threads)
+
+    def _prepare_training(self, spec: JobSpec, base: BaseModel) -> Plan:
+        job, dataset = self._claim.job, self._claim.dataset
+        assert dataset is not None, "what is trained has rows"
         rows = self._work_dir / f"dataset.{dataset.format}"
         key = dataset_source(job.tenant_id, dataset.id)
         if self._shop.objects.get_file(key, rows) != dataset.sha256:
             raise _failure("dataset_corrupt", f"Dataset {dataset.id} is damaged; upload it again.")
-        inputs = inputs_of(job.spec)
+        inputs = inputs_of(spec)
         return TrainPlan(
             base_name=base.name,
             base_path=base.path,
             dataset_path=rows,
             dataset_format=dataset.format,
             row_type=dataset.row_type,
-            method=job.spec.method,
-            peft=job.spec.peft,
-            seed=job.spec.seed,
-            checkpoint_every=job.spec.checkpoint_every,
+            method=spec.method,
+            peft=spec.peft,
+            seed=spec.seed,
+            checkpoint_every=spec.checkpoint_every,
             work_dir=self._work_dir,
             resume_from=self._resume_from(),
             threads=self._shop.threads,
@@ -147,8 +180,13 @@ class Attempt:
         if adapter_id is None:
             return None
         folder = self._work_dir / name
+        self._fetch_into(folder, adapter_id)
+        return folder
+
+    def _fetch_into(self, folder: Path, adapter_id: str) -> Manifest:
+        tenant_id = self._claim.job.tenant_id
         try:
-            registry.fetch(self._shop.objects, self._claim.job.tenant_id, adapter_id, folder)
+            return registry.fetch(self._shop.objects, tenant_id, adapter_id, folder)
         except AdapterMissing as error:
             raise _failure(
                 "adapter_missing",
@@ -157,7 +195,6 @@ class Attempt:
             ) from error
         except AdapterCorrupt as error:
             raise _failure("adapter_corrupt", f"{error}.") from error
-        return folder
 
     def _resume_from(self) -> Path | None:
         checkpoint = self._claim.checkpoint
@@ -222,6 +259,8 @@ class Attempt:
                 self._journal.add(_evaluated(report))
             case Warned():
                 self._journal.add(NewEvent(type="message", level="warn", message=report.message))
+            case Merged():
+                self._journal.add(_merged(report))
             case Saved():
                 self._uploads.append(self._uploader.submit(self._upload, report))
 
@@ -253,7 +292,7 @@ class Attempt:
         """Store the adapter, then write its row; without the row it must not be there either."""
         job, objects = self._claim.job, self._shop.objects
         try:
-            adapter = publish(objects, self._claim, finished, base_path)
+            adapter = publish(objects, self._claim, finished, base_path, parents=self._parents)
         except AdapterInvalid as error:
             raise _failure(error.code, f"The result cannot be served: {error}.") from error
         try:
@@ -309,6 +348,15 @@ def _evaluated(report: Evaluated) -> NewEvent:
     loss = report.metrics.get("eval_loss")
     message = f"evaluation at step {report.step}" + ("" if loss is None else f", loss {loss:.4f}")
     return NewEvent(type="metrics", message=message, data={"step": report.step, **report.metrics})
+
+
+def _merged(report: Merged) -> NewEvent:
+    of = "1 adapter" if report.adapters == 1 else f"{report.adapters} adapters"
+    return NewEvent(
+        type="message",
+        message=f"merged {of}, relative error of the weights {report.error:.2e}",
+        data=report.model_dump(exclude={"type"}),
+    )
 
 
 def _before_first(report: Started) -> Progress:

@@ -15,10 +15,10 @@ from jobs.model import (
     Checkpoint,
     Event,
     Job,
-    JobSpec,
     NewEvent,
     Status,
     Timings,
+    Work,
 )
 from jobs.pages import Page, newest_first
 from jobs.submission import insert_job, require_room
@@ -40,7 +40,7 @@ class Board:
     def submit(
         self,
         tenant_id: str,
-        spec: JobSpec,
+        spec: Work,
         *,
         base_revision: str,
         queue: str = "default",

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 
-from jobs.model import JobSpec
+from jobs.model import JobSpec, MergeSpec, Work
 
 INIT, REWARD = "init", "method.reward_model"
 MARK = "@"  # `@sft`: the adapter that stage `sft` of the same pipeline makes
 
 
-def inputs_of(spec: JobSpec) -> dict[str, str]:
+def inputs_of(spec: Work) -> dict[str, str]:
     """What the job names, by the field that names it."""
+    if isinstance(spec, MergeSpec):
+        return {f"adapters.{i}.id": adapter.id for i, adapter in enumerate(spec.method.adapters)}
     named = {INIT: spec.init, REWARD: getattr(spec.method, "reward_model", None)}
     return {field: source for field, source in named.items() if source is not None}
 

@@ -7,7 +7,7 @@ from multiprocessing import connection, forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Literal, Protocol
 
-from engine.plan import REPORT, Report, TrainPlan
+from engine.plan import REPORT, Plan, Report
 
 PRELOAD = "engine.train.preload"
 EXIT_S = 10.0  # from a child's last word to its end: a large one takes its time to be cleared away
@@ -32,7 +32,7 @@ class Launcher(Protocol):
     def warm_up(self) -> None:
         """Get ready for a first attempt, without waiting."""
 
-    def start(self, plan: TrainPlan) -> Running: ...
+    def start(self, plan: Plan) -> Running: ...
 
 
 class LocalLauncher:
@@ -45,7 +45,7 @@ class LocalLauncher:
     def warm_up(self) -> None:
         forkserver.ensure_running()
 
-    def start(self, plan: TrainPlan) -> "LocalChild":
+    def start(self, plan: Plan) -> "LocalChild":
         ours, theirs = self._context.Pipe(duplex=True)
         process = self._context.Process(
             target=_child, args=(theirs, plan.model_dump_json()), name="trainer", daemon=True

@@ -18,6 +18,7 @@ from jobs.model import (
     Directive,
     Job,
     JobError,
+    JobSpec,
     NewEvent,
     Progress,
     Status,
@@ -95,9 +96,12 @@ class Leases:
             .limit(1)
         )
         found = connection.execute(newest).mappings().first()
+        dataset = None
+        if isinstance(job.spec, JobSpec):
+            dataset = find_dataset(connection, job.tenant_id, job.spec.dataset)
         return Claim(
             job=to_job(row),
-            dataset=find_dataset(connection, job.tenant_id, job.spec.dataset),
+            dataset=dataset,
             checkpoint=Checkpoint.model_validate(dict(found)) if found else None,
         )
 

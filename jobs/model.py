@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from adapters.manifest import AdapterKind
 from engine.frozen import Spec
+from engine.merging import MergeMethod
 from engine.rows import DatasetFormat, RowType
 from engine.spec import LoraPeft, Method, Peft
 from jobs.errors import NotFound
@@ -75,6 +76,20 @@ class JobSpec(Spec):
     checkpoint_every: int = Field(50, ge=1, le=1_000_000)
     name: JobName | None = None
     metadata: dict[MetadataKey, MetadataValue] = Field(default_factory=dict, max_length=16)
+
+
+class MergeSpec(Spec):
+    """A job that makes one of several adapters, or of one and its base; `peft` is the result's."""
+
+    base_model: str = Field(min_length=1, max_length=256)
+    method: MergeMethod
+    peft: Peft
+    seed: int = Field(0, ge=0, lt=2**31)
+    name: JobName | None = None
+    metadata: dict[MetadataKey, MetadataValue] = Field(default_factory=dict, max_length=16)
+
+
+Work = JobSpec | MergeSpec
 
 
 class Record(BaseModel):
@@ -145,7 +160,7 @@ class Job(Record):
     id: str
     tenant_id: str
     status: Status
-    spec: JobSpec
+    spec: Work
     base_revision: str
     attempt: int
     priority: int
@@ -212,8 +227,11 @@ class Adapter(Record):
 
 
 class Claim(Record):
-    """What a worker holds while it runs an attempt. `job.attempt` is the fencing token."""
+    """What a worker holds while it runs an attempt. `job.attempt` is the fencing token.
+
+    A merge has no dataset.
+    """
 
     job: Job
-    dataset: Dataset
+    dataset: Dataset | None
     checkpoint: Checkpoint | None

@@ -14,7 +14,7 @@ from adapters.manifest import AdapterKind, DatasetRef, Lineage, Manifest
 from engine.bases import BaseModel
 from jobs.checkpoints import fetch_files
 from jobs.errors import Conflict, NotFound
-from jobs.model import Adapter, Checkpoint, Job
+from jobs.model import Adapter, Checkpoint, Job, JobSpec
 from jobs.publishing import check_files
 from jobs.sources import kind_of
 from jobs.store import Store
@@ -71,7 +71,7 @@ def promote(
             f"Base model {base.name!r} changed on the server since job {job.id} was posted; its "
             "checkpoints fit the base of then only."
         )
-    kind = kind_of(job.spec)
+    kind = kind_of(_learned(job))
     folder = work_dir / "adapter"
     _fetch(store, objects, job, checkpoint, folder)
     if job.spec.peft.type == "full":
@@ -82,6 +82,11 @@ def promote(
     manifest = _manifest(store, job, checkpoint, kind, contract)
     manifest = registry.publish(objects, job.tenant_id, folder, manifest)
     return store.adapters.add_once(_row(job, checkpoint, manifest))
+
+
+def _learned(job: Job) -> JobSpec:
+    assert isinstance(job.spec, JobSpec), "a merge has no checkpoints"
+    return job.spec
 
 
 def _fetch(
@@ -140,7 +145,7 @@ def _manifest(
             checkpoint_id=checkpoint.id,
             step=checkpoint.step,
             datasets=_datasets(store, job),
-            parent_adapter_id=job.spec.init,
+            parent_adapter_id=_learned(job).init,
         ),
         method=job.spec.method.model_dump(mode="json"),
         peft=job.spec.peft.model_dump(mode="json"),
@@ -152,7 +157,7 @@ def _manifest(
 def _datasets(store: Store, job: Job) -> tuple[DatasetRef, ...]:
     """Empty where the dataset, and with it its hash, was deleted after the job had ended."""
     try:
-        dataset = store.datasets.get(job.tenant_id, job.spec.dataset)
+        dataset = store.datasets.get(job.tenant_id, _learned(job).dataset)
     except NotFound:
         return ()
     return (DatasetRef(id=dataset.id, sha256=dataset.sha256),)

@@ -3,16 +3,17 @@
 import hashlib
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from adapters import registry
 from adapters.geometry import base_geometry
 from adapters.kinds import Base, validate_adapter
-from adapters.manifest import DatasetRef, Lineage, Manifest, Probe, ScoreProbe
+from adapters.manifest import DatasetRef, Lineage, Manifest, Parent, Probe, ScoreProbe
 from adapters.tensors import base_shapes
 from adapters.validation import validate_full, validate_lora
 from engine.plan import Finished
-from jobs.model import Adapter, Claim, JobSpec
+from jobs.model import Adapter, Claim, MergeSpec, Work
 from storage.objects import ObjectStore
 
 
@@ -21,14 +22,23 @@ def adapter_id_of(job_id: str, attempt: int) -> str:
     return "ad_" + hashlib.sha256(f"{job_id}/{attempt}".encode()).hexdigest()[:24]
 
 
-def publish(objects: ObjectStore, claim: Claim, finished: Finished, base_path: Path) -> Adapter:
+def publish(
+    objects: ObjectStore,
+    claim: Claim,
+    finished: Finished,
+    base_path: Path,
+    *,
+    parents: Sequence[Manifest] = (),
+) -> Adapter:
     """Check and store the files and the manifest; the row, which decides, is the caller's to write.
 
+    `parents` are the manifests of what was merged, in the order of the job's spec.
     Raises AdapterInvalid for a result that could not be served, such as one with NaN in it.
     """
     job = claim.job
     check_files(job.spec, finished.path, base_path)
-    manifest = registry.publish(objects, job.tenant_id, finished.path, _manifest(claim, finished))
+    manifest = _manifest(claim, finished, _lineage(claim, parents))
+    manifest = registry.publish(objects, job.tenant_id, finished.path, manifest)
     return Adapter(
         id=manifest.adapter_id,
         tenant_id=job.tenant_id,
@@ -42,7 +52,7 @@ def publish(objects: ObjectStore, claim: Claim, finished: Finished, base_path: P
     )
 
 
-def check_files(spec: JobSpec, folder: Path, base_path: Path) -> None:
+def check_files(spec: Work, folder: Path, base_path: Path) -> None:
     """Whether a result can be served on its base. Raises AdapterInvalid."""
     shapes = base_shapes(base_path)
     scored = spec.method.type == "reward"
@@ -61,8 +71,29 @@ def unpublish(objects: ObjectStore, tenant_id: str, job_id: str, attempt: int) -
     registry.remove(objects, tenant_id, adapter_id_of(job_id, attempt))
 
 
-def _manifest(claim: Claim, finished: Finished) -> Manifest:
+def _lineage(claim: Claim, parents: Sequence[Manifest]) -> Lineage:
     job, dataset = claim.job, claim.dataset
+    if isinstance(job.spec, MergeSpec):
+        datasets = (ref for manifest in parents for ref in manifest.lineage.datasets)
+        return Lineage(
+            job_id=job.id,
+            attempt=job.attempt,
+            datasets=tuple(dict.fromkeys(datasets)),
+            parents=tuple(
+                Parent(adapter_id=a.id, weight=a.weight) for a in job.spec.method.adapters
+            ),
+        )
+    assert dataset is not None, "what is trained has rows"
+    return Lineage(
+        job_id=job.id,
+        attempt=job.attempt,
+        datasets=(DatasetRef(id=dataset.id, sha256=dataset.sha256),),
+        parent_adapter_id=job.spec.init,
+    )
+
+
+def _manifest(claim: Claim, finished: Finished, lineage: Lineage) -> Manifest:
+    job = claim.job
     return Manifest(
         adapter_id=adapter_id_of(job.id, job.attempt),
         kind=finished.kind,
@@ -70,12 +101,7 @@ def _manifest(claim: Claim, finished: Finished) -> Manifest:
         base_revision=job.base_revision,
         tokenizer_sha256=finished.contract["tokenizer_sha256"],
         contract=finished.contract,
-        lineage=Lineage(
-            job_id=job.id,
-            attempt=job.attempt,
-            datasets=(DatasetRef(id=dataset.id, sha256=dataset.sha256),),
-            parent_adapter_id=job.spec.init,
-        ),
+        lineage=lineage,
         method=job.spec.method.model_dump(mode="json"),
         peft=job.spec.peft.model_dump(mode="json"),
         metrics=dict(finished.metrics),

@@ -9,7 +9,7 @@ from jobs.datasets import find_dataset
 from jobs.errors import QuotaExceeded
 from jobs.events import append_events
 from jobs.inputs import inputs_of
-from jobs.model import TERMINAL, JobSpec, NewEvent, Status, new_id
+from jobs.model import TERMINAL, JobSpec, NewEvent, Status, Work, new_id
 from jobs.tables import job_inputs, jobs, now, pipeline_stages
 
 
@@ -38,7 +38,7 @@ def require_room(connection: sa.Connection, tenant_id: str, wanted: int, most: i
 def insert_job(
     connection: sa.Connection,
     tenant_id: str,
-    spec: JobSpec,
+    spec: Work,
     *,
     base_revision: str,
     queue: str,
@@ -46,7 +46,9 @@ def insert_job(
     place: Place | None = None,
 ) -> str:
     """Queue a job; its id. Raises NotFound for its dataset and for the adapters it starts from."""
-    find_dataset(connection, tenant_id, spec.dataset, lock=True)
+    dataset_id = spec.dataset if isinstance(spec, JobSpec) else None
+    if dataset_id is not None:
+        find_dataset(connection, tenant_id, dataset_id, lock=True)
     for adapter_id in inputs_of(spec).values():
         find_adapter(connection, tenant_id, adapter_id, lock=True)
     job_id = new_id("job")
@@ -57,7 +59,7 @@ def insert_job(
         "queue": queue,
         "priority": priority,
         "spec": spec.model_dump(mode="json"),
-        "dataset_id": spec.dataset,
+        "dataset_id": dataset_id,
         "base_revision": base_revision,
         "pipeline_id": place.pipeline_id if place else None,
         "stage": place.stage if place else None,

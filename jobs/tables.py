@@ -83,7 +83,7 @@ jobs = sa.Table(
     sa.Column("queue", sa.String(32), nullable=False),
     sa.Column("priority", sa.Integer, nullable=False),
     sa.Column("spec", sa.JSON, nullable=False),
-    _id("dataset_id", nullable=False, index=True),
+    _id("dataset_id", index=True),  # none of a merge
     sa.Column("base_revision", sa.String(128), nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("losses", sa.Integer, nullable=False),

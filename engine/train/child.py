@@ -14,8 +14,8 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from engine.errors import EngineError
-from engine.plan import Failed, Finished, Stopped, TrainPlan
-from engine.train import dpo, grpo, kto, orpo, ppo, reward, sft
+from engine.plan import PLAN, Failed, Finished, MergePlan, Plan, Stopped, TrainPlan
+from engine.train import dpo, grpo, kto, merge, orpo, ppo, reward, sft
 from engine.train.errors import StopRequested, TrainingFailed
 from engine.train.link import Link
 
@@ -35,12 +35,12 @@ def main(connection: Connection, plan_json: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner decides when this process stops
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     link = Link(connection)
-    plan = TrainPlan.model_validate_json(plan_json)
+    plan = PLAN.validate_json(plan_json)
     _quiet()
     torch.set_num_threads(plan.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        finished = METHODS[plan.method.type](plan, link)
+        finished = _finished(plan, link)
         metrics = finished.metrics | {"peak_memory_bytes": peak_memory_bytes()}
         link.send(finished.model_copy(update={"metrics": metrics}))
     except StopRequested as stop:
@@ -51,6 +51,12 @@ def main(connection: Connection, plan_json: str) -> None:
         link.send(Failed(code="training_failed", message=str(error)))
     except Exception as error:  # the edge: a shortage, or a fault of ours or of a library
         link.send(_failure(error))
+
+
+def _finished(plan: Plan, link: Link) -> Finished:
+    if isinstance(plan, MergePlan):
+        return merge.run(plan, link)
+    return METHODS[plan.method.type](plan, link)
 
 
 def peak_memory_bytes() -> float:

@@ -26,15 +26,18 @@ TOKENIZER_FILES = (
 )
 
 
-def load_base(path: Path, peft: Peft | None = None) -> PreTrainedModel:
+def load_base(
+    path: Path, peft: Peft | None = None, *, dtype: torch.dtype | None = None
+) -> PreTrainedModel:
     """The causal language model in a local folder, in float32 on a CPU, bfloat16 on a GPU.
 
     For QLoRA its linear layers are in 4 bits. Raises TrainingFailed.
     """
-    options = quantized(peft, compute_dtype()) if isinstance(peft, QloraPeft) else {}
+    dtype = dtype or compute_dtype()
+    options = quantized(peft, dtype) if isinstance(peft, QloraPeft) else {}
     try:
         base: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            path, dtype=compute_dtype(), local_files_only=True, trust_remote_code=False, **options
+            path, dtype=dtype, local_files_only=True, trust_remote_code=False, **options
         )
     except (OSError, ValueError, KeyError) as error:
         raise TrainingFailed(

@@ -71,7 +71,7 @@ def measure_on_whole_base(
     base = AutoModelForCausalLM.from_pretrained(
         base_path, dtype=dtype, local_files_only=True, trust_remote_code=False
     ).eval()
-    base.to(_device_for(base.get_memory_footprint()))
+    base.to(device_for(base.get_memory_footprint()))
     plain = [tuple(compute_logprobs(base, ids, start)) for ids, start in probes]
     tuned = PeftModel.from_pretrained(base, folder).eval()
     return plain, [tuple(compute_logprobs(tuned, ids, start)) for ids, start in probes]
@@ -83,7 +83,8 @@ def gap(trained: Rows, served: Rows) -> float:
     return fmean(abs(a - b) for row in pairs for a, b in zip(*row, strict=True))
 
 
-def _device_for(size_bytes: int) -> torch.device:
+def device_for(size_bytes: int) -> torch.device:
+    """Where a model of this size runs: on the GPU where what is free of its memory holds it."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         free_bytes, _ = torch.cuda.mem_get_info()

@@ -59,3 +59,12 @@ def test_a_manifest_is_strict(draft: Manifest) -> None:
         Manifest.model_validate({**draft.model_dump(), "adapter_id": "../../etc"})
     with pytest.raises(ValidationError, match="pattern"):
         FileEntry(name="a", size_bytes=1, sha256="x")
+
+
+def test_a_manifest_from_before_there_were_merges_is_read(draft: Manifest) -> None:
+    stored = draft.model_dump(mode="json")
+    del stored["lineage"]["parents"]
+    assert Manifest.model_validate(stored) == draft
+    parents = [{"adapter_id": "ad_" + "0" * 24, "weight": 0.5}]
+    merged = stored | {"lineage": stored["lineage"] | {"parents": parents}}
+    assert decode(encode(Manifest.model_validate(merged))).lineage.parents[0].weight == 0.5

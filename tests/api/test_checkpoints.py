@@ -101,6 +101,7 @@ async def test_a_checkpoint_becomes_an_adapter_that_says_where_it_comes_from(
         "step": 5,
         "datasets": [{"id": dataset["id"], "sha256": dataset["sha256"]}],
         "parent_adapter_id": None,
+        "parents": [],
         "imported": False,
     }
     assert adapter["metrics"] == {"loss": 0.5}

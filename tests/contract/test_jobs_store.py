@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from engine.spec import SftMethod
+from engine.merging import MergeMethod, WeightedAdapter
+from engine.spec import LoraPeft, SftMethod
 from jobs.board import Idempotency
 from jobs.errors import (
     Conflict,
@@ -28,6 +29,7 @@ from jobs.model import (
     Dataset,
     JobError,
     JobSpec,
+    MergeSpec,
     NewEvent,
     Progress,
     Status,
@@ -489,6 +491,50 @@ def test_an_adapter_that_a_live_job_starts_from_stays(store: Store) -> None:
 
     with pytest.raises(NotFound):
         store.jobs.submit(ours, spec, base_revision="r")
+
+
+def merge_of(*adapters: Adapter) -> MergeSpec:
+    named = tuple(WeightedAdapter(id=adapter.id) for adapter in adapters)
+    method = MergeMethod(adapters=named, combination_type="cat")
+    return MergeSpec(base_model="tiny", method=method, peft=LoraPeft(r=2))
+
+
+def test_a_merge_has_no_dataset_and_keeps_its_adapters(store: Store) -> None:
+    ours, theirs = tenant_of(store, "ours"), tenant_of(store, "theirs")
+    pair = [store.adapters.add(adapter_of(ours, new_id("job"))) for _ in range(2)]
+    spec, once = merge_of(*pair), Idempotency("once", "body")
+    job = store.jobs.submit(ours, spec, base_revision="r", idempotency=once).job
+
+    assert job.spec == store.jobs.get(ours, job.id).spec == spec
+    again = store.jobs.submit(ours, spec, base_revision="r", idempotency=once)
+    assert (again.replayed, again.job) == (True, job)
+    with pytest.raises(NotFound):
+        store.jobs.submit(theirs, spec, base_revision="r")
+    for adapter in pair:
+        with pytest.raises(InUse, match=job.id):
+            store.adapters.delete(ours, adapter.id)
+    claim = store.leases.claim("me", "default")
+    assert claim is not None
+    assert (claim.job.spec, claim.dataset, claim.checkpoint) == (spec, None, None)
+    store.leases.succeed(job.id, 1, adapter_of(ours, job.id), 1.0)
+    for adapter in pair:
+        store.adapters.delete(ours, adapter.id)
+
+
+def test_jobs_of_before_there_were_merges_are_there_after_migrating(url: str) -> None:
+    store = Store(url, pepper="p")
+    store.database.migrate()
+    tenant_id = tenant_of(store)
+    job_id = submit(store, tenant_id, key="k")
+    before = store.jobs.get(tenant_id, job_id)
+    with store.database.write() as connection:
+        connection.execute(sa.text("update alembic_version set version_num = '0002'"))
+
+    store.database.migrate()
+
+    assert store.jobs.get(tenant_id, job_id) == before
+    assert store.database.current()
+    store.close()
 
 
 def test_an_adapter_is_not_deleted_while_jobs_are_posted_that_start_from_it(

@@ -1,0 +1,69 @@
+"""Merges over HTTP: adapters of one base made into one adapter, or into a model of their own."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body
+
+from api import jobs
+from api.auth import TenantId
+from api.bodies import StrictRoute
+from api.calls import in_thread
+from api.envelope import refusals
+from api.paging import known
+from api.services import FromServices, Services
+from jobs.idempotency import Idempotency
+from jobs.merging import MergeRequest, admit_merge
+from jobs.model import Job
+
+router = APIRouter(prefix="/adapters", tags=["adapters"], route_class=StrictRoute)
+
+TWO_ADAPTERS = {
+    "adapters": [
+        {"id": "ad_0123456789abcdef01234567", "weight": 0.7},
+        {"id": "ad_89abcdef0123456701234567", "weight": 0.3},
+    ],
+    "combination_type": "cat",
+}
+
+
+@router.post("/merge", status_code=202, responses=refusals(404, 429))
+async def merge(
+    request: Annotated[MergeRequest, Body(examples=[TWO_ADAPTERS])],
+    tenant_id: TenantId,
+    services: FromServices,
+    idempotency_key: jobs.IdempotencyKey = None,
+) -> jobs.JobView:
+    """Queue a job that merges adapters; its `adapter_id` is the result once it has succeeded.
+
+    Several LoRA adapters of one base become one (`combination_type`), or one becomes a part of the
+    base, as a full model (`into_base`). The metrics of the result say what that lost.
+    """
+    for adapter in request.adapters:
+        known("adapter", adapter.id)
+    job = await in_thread(_submit, services, tenant_id, request, idempotency_key)
+    return jobs.view(job)
+
+
+def _submit(services: Services, tenant_id: str, request: MergeRequest, key: str | None) -> Job:
+    settings, board = services.settings, services.store.jobs
+    meant = {"merge": request.model_dump(mode="json")}
+    idempotency = Idempotency(key, jobs.hash_of(meant)) if key else None
+    if idempotency and (first := board.answered(tenant_id, idempotency)):
+        return first
+    admitted = admit_merge(
+        services.store,
+        services.bases,
+        tenant_id,
+        request,
+        max_lora_rank=settings.max_lora_rank,
+    )
+    submitted = board.submit(
+        tenant_id,
+        admitted.spec,
+        base_revision=admitted.base.revision,
+        queue=settings.queue,
+        idempotency=idempotency,
+    )
+    if not submitted.replayed:
+        services.wakeups.wake(settings.queue)
+    return submitted.job
