@@ -83,7 +83,7 @@ class Bench:
 
     def note(self, job: dict[str, Any], peft: str, figure: str, before: float, after: float,
              bar: float) -> None:  # fmt: skip
-        metrics = self.client.get(f"/adapters/{job['adapter_id']}")["manifest"]["metrics"]
+        metrics = self.client.get(f"/adapters/{job['adapter_id']}")["metrics"]
         line = Line(
             job["method"]["type"],
             peft,

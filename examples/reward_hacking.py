@@ -45,7 +45,7 @@ def main(url: str, key: str) -> None:
         print(f"before: {answered(client, start):.0%} of the answers are about the question")
         for kl_coef in (0.0, 0.3):
             adapter = run(client, prompts, PPO | {"kl_coef": kl_coef}, init=start)
-            metrics = call(client, "GET", f"/adapters/{adapter}")["manifest"]["metrics"]
+            metrics = call(client, "GET", f"/adapters/{adapter}")["metrics"]
             print(
                 f"kl_coef {kl_coef}: reward {metrics['eval_reward']:.2f}, KL "
                 f"{metrics['eval_kl']:.1f}, {answered(client, adapter):.0%} about the question"
