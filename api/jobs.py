@@ -11,7 +11,10 @@ from api.bodies import StrictRoute
 from api.calls import in_thread, read
 from api.envelope import ListOf, Wire, refusals
 from api.paging import After, JobId, Limit, known
+from api.rendering import renderer_of
 from api.services import FromServices, Services
+from engine.estimate.model import Actual, Estimate
+from engine.generation_prompt import prompt_warnings
 from engine.spec import Method, Peft
 from jobs.admission import admit
 from jobs.idempotency import Idempotency
@@ -42,7 +45,8 @@ SMALL_JOB = {
 class JobView(Wire):
     """A job as clients see it. `requested` says which change waits for the worker.
 
-    `pipeline_id` and `stage` say whose stage it is, where it is one.
+    `pipeline_id` and `stage` say whose stage it is, where it is one. `estimate` is made when the
+    job first runs, `actual` when it has succeeded.
     """
 
     object: Literal["job"] = "job"
@@ -65,6 +69,8 @@ class JobView(Wire):
     adapter_id: str | None
     pipeline_id: str | None
     stage: str | None
+    estimate: Estimate | None
+    actual: Actual | None
     created_at: int
     started_at: int | None
     finished_at: int | None
@@ -83,6 +89,8 @@ def view(job: Job) -> JobView:
         adapter_id=job.adapter_id,
         pipeline_id=job.pipeline_id,
         stage=job.stage,
+        estimate=job.estimate,
+        actual=job.actual,
         created_at=int(job.created_at),
         started_at=None if job.started_at is None else int(job.started_at),
         finished_at=None if job.finished_at is None else int(job.finished_at),
@@ -124,6 +132,7 @@ def _submit(services: Services, tenant_id: str, spec: JobSpec, key: str | None) 
         base_revision=admitted.base.revision,
         queue=settings.queue,
         idempotency=idempotency,
+        warnings=prompt_warnings(renderer_of(admitted.base).contract),
     )
     if not submitted.replayed:
         services.wakeups.wake(settings.queue)

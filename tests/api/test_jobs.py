@@ -48,6 +48,8 @@ async def test_a_job_is_queued_with_all_its_choices_spelled_out(
         "adapter_id": None,
         "pipeline_id": None,
         "stage": None,
+        "estimate": None,
+        "actual": None,
         "started_at": None,
         "finished_at": None,
     }
