@@ -15,7 +15,7 @@ from engine.train.errors import TrainingFailed
 from engine.train.examples import Pair, preferences
 from engine.train.link import Link
 from engine.train.model import add_peft, export
-from engine.train.reward_model import load_headed_base, scores
+from engine.train.reward_model import load_headed_base, padding_for, scores
 from engine.train.start import tell
 from engine.train.trainer import arguments, run, split_rows
 
@@ -35,10 +35,12 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     data = preferences(rows, renderer, method.max_length, whole=True)
     tell(plan, link, data)
     set_seed(plan.seed)
-    pad = renderer.contract.pad_token_id
+    pad = padding_for(renderer)
     base = load_headed_base(plan.base_path, pad, plan.peft)
     model = add_peft(base, plan.peft, task_type="SEQ_CLS")
     split = split_rows(data.examples, columns, plan)
+    tokenizer = AutoTokenizer.from_pretrained(plan.base_path, local_files_only=True)
+    tokenizer.pad_token = renderer.tokenizer.id_to_token(pad)
     trainer = RewardTrainer(
         model=model,
         args=arguments(
@@ -50,7 +52,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
         ),
         train_dataset=split.train,
         eval_dataset=split.held_out,
-        processing_class=AutoTokenizer.from_pretrained(plan.base_path, local_files_only=True),
+        processing_class=tokenizer,
     )
     outcome = run(plan, link, trainer, split)
     folder = plan.work_dir / "adapter"

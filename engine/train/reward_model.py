@@ -11,6 +11,7 @@ from peft.utils import set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from engine.render import Renderer
 from engine.spec import Peft, QloraPeft
 from engine.train.errors import TrainingFailed
 from engine.train.model import compute_dtype
@@ -49,6 +50,22 @@ def load_headed_base(path: Path, pad_token_id: int, peft: Peft | None = None) ->
     model.config.get_text_config().pad_token_id = pad_token_id
     keep_unpacked(model)
     return model
+
+
+def padding_for(renderer: Renderer) -> int:
+    """The token to pad a reward model's batches with; never one that ends an answer.
+
+    transformers reads the score at the last token that is not padding. Where a base pads with its
+    end-of-sequence token, that would be the token before the end, and not the one that is served.
+    """
+    contract, tokenizer = renderer.contract, renderer.tokenizer
+    special = [i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special]
+    candidates: list[int] = [
+        contract.pad_token_id,
+        *sorted(special),
+        *range(tokenizer.get_vocab_size()),
+    ]
+    return next(i for i in candidates if i not in contract.stop_token_ids)
 
 
 @torch.no_grad()

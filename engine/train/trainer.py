@@ -146,7 +146,13 @@ def run(plan: TrainPlan, link: Link, trainer: Any, split: Split) -> Outcome:
     Raises StopRequested and TrainingFailed.
     """
     method = plan.method
-    watch = Watch(link, passes=split.passes, stride=getattr(method, "num_iterations", 1))
+    watch = Watch(
+        link,
+        passes=split.passes,
+        stride=getattr(method, "num_iterations", 1),
+        # The advantages of a group add up to 0, and so may its loss, while its gradient does not.
+        zero_is_odd=isinstance(method, Offline),
+    )
     trainer.add_callback(watch)
     if isinstance(plan.peft, QloraPeft):
         keep_float32(trainer.model)
