@@ -11,10 +11,9 @@ from api.bodies import StrictRoute
 from api.calls import in_thread, read
 from api.envelope import ListOf, Wire, refusals
 from api.paging import After, JobId, Limit, known
-from api.rendering import renderer_of
+from api.rendering import warnings_of
 from api.services import FromServices, Services
 from engine.estimate.model import Actual, Estimate
-from engine.generation_prompt import prompt_warnings
 from engine.spec import Method, Peft
 from jobs.admission import admit
 from jobs.idempotency import Idempotency
@@ -132,7 +131,7 @@ def _submit(services: Services, tenant_id: str, spec: JobSpec, key: str | None) 
         base_revision=admitted.base.revision,
         queue=settings.queue,
         idempotency=idempotency,
-        warnings=prompt_warnings(renderer_of(admitted.base).contract),
+        warnings=warnings_of(admitted.base),
     )
     if not submitted.replayed:
         services.wakeups.wake(settings.queue)

@@ -4,6 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from engine.bases import BaseCatalogue, BaseModel
+from engine.generation_prompt import prompt_warnings
 from engine.render import RenderContract, Renderer, load_renderer
 
 KEPT = 8  # a tokenizer of 128k tokens takes some 50 MB; adapters of one base share one
@@ -18,6 +19,16 @@ def renderer_of(base: BaseModel, contract: RenderContract | None = None) -> Rend
     """How a base writes, or how an adapter with its own contract does. Raises RenderError."""
     text = None if contract is None else contract.model_dump_json()
     return _load(base.path, base.revision, text)
+
+
+def warnings_of(base: BaseModel) -> tuple[str, ...]:
+    """What a client should know of how a base writes. Raises RenderError."""
+    return _warnings(base.path, base.revision)
+
+
+@lru_cache(maxsize=64)
+def _warnings(path: Path, revision: str) -> tuple[str, ...]:
+    return prompt_warnings(_load(path, revision, None).contract)
 
 
 @lru_cache(maxsize=KEPT)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
@@ -645,3 +646,15 @@ def test_warnings_of_a_job_are_its_first_events(store: Store) -> None:
     job = store.jobs.submit(tenant_id, spec, base_revision="r", warnings=("mind this",)).job
     events, _ = store.jobs.events(tenant_id, job.id)
     assert [(e.level, e.message) for e in events] == [("info", "queued"), ("warn", "mind this")]
+
+
+def test_jobs_from_before_there_were_estimates_still_load(store: Store) -> None:
+    tenant_id = tenant_of(store)
+    job_id = submit(store, tenant_id)
+    with store.database.write() as connection:
+        command.downgrade(store.database._alembic(connection), "0002")
+
+    store.database.migrate()
+
+    job = store.jobs.get(tenant_id, job_id)
+    assert (job.estimate, job.actual, job.spec.method.auto) == (None, None, ())
