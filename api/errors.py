@@ -28,6 +28,7 @@ from adapters.errors import AdapterCorrupt, AdapterInvalid, AdapterMissing
 from api.envelope import Envelope, ErrorBody, ProblemBody
 from api.fields import field_path
 from engine.bases import BaseNotAllowed, BaseUnusable
+from engine.estimate.errors import EstimateImpossible
 from engine.graders import GradingFault
 from engine.rows import DatasetInvalid
 from engine.template import RenderError, TemplateUnsupported
@@ -134,6 +135,7 @@ TABLE: dict[type[Exception], Row] = {
     RenderError: Row(422, "render_invalid"),
     BaseNotAllowed: Row(422, "base_model_not_allowed"),
     BaseUnusable: Row(422, "base_model_unusable"),
+    EstimateImpossible: Row(422, "estimate_impossible"),
     GradingFault: Row(422, "grading_failed"),
     AdapterInvalid: Row(422, "adapter_invalid"),
     AdapterMissing: Row(404, "not_found"),

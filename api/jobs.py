@@ -11,7 +11,9 @@ from api.bodies import StrictRoute
 from api.calls import in_thread, read
 from api.envelope import ListOf, Wire, refusals
 from api.paging import After, JobId, Limit, known
+from api.rendering import warnings_of
 from api.services import FromServices, Services
+from engine.estimate.model import Actual, Estimate
 from engine.merging import MergeMethod
 from engine.spec import Method, Peft
 from jobs.admission import admit
@@ -43,8 +45,9 @@ SMALL_JOB = {
 class JobView(Wire):
     """A job as clients see it. `requested` says which change waits for the worker.
 
-    `pipeline_id` and `stage` say whose stage it is, where it is one. A merge (`POST
-    /adapters/merge`) has no dataset and no checkpoints.
+    `pipeline_id` and `stage` say whose stage it is, where it is one. `estimate` is made when the
+    job first runs, `actual` when it has succeeded. A merge (`POST /adapters/merge`) has no dataset,
+    no checkpoints and no estimate.
     """
 
     object: Literal["job"] = "job"
@@ -67,6 +70,8 @@ class JobView(Wire):
     adapter_id: str | None
     pipeline_id: str | None
     stage: str | None
+    estimate: Estimate | None
+    actual: Actual | None
     created_at: int
     started_at: int | None
     finished_at: int | None
@@ -85,6 +90,8 @@ def view(job: Job) -> JobView:
         adapter_id=job.adapter_id,
         pipeline_id=job.pipeline_id,
         stage=job.stage,
+        estimate=job.estimate,
+        actual=job.actual,
         created_at=int(job.created_at),
         started_at=None if job.started_at is None else int(job.started_at),
         finished_at=None if job.finished_at is None else int(job.finished_at),
@@ -126,6 +133,7 @@ def _submit(services: Services, tenant_id: str, spec: JobSpec, key: str | None) 
         base_revision=admitted.base.revision,
         queue=settings.queue,
         idempotency=idempotency,
+        warnings=warnings_of(admitted.base),
     )
     if not submitted.replayed:
         services.wakeups.wake(settings.queue)

@@ -1,8 +1,6 @@
 """What a dataset is to a base model: its token statistics, and its first rows as real tokens."""
 
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +10,7 @@ from fastapi import APIRouter, Query
 from api.auth import TenantId
 from api.bodies import StrictRoute
 from api.calls import in_thread
+from api.copies import LINE_BYTES, dataset_copy
 from api.envelope import ListOf, Wire, refusals
 from api.paging import DatasetId
 from api.rendering import base_named, renderer_of
@@ -20,12 +19,8 @@ from engine.bases import BaseModel
 from engine.rows import Row, iter_rows
 from engine.tokens import Bucket, PreviewRow, preview, statistics
 from jobs.model import Dataset
-from storage.keys import dataset_source
-from storage.objects import ObjectNotFound
 
 router = APIRouter(prefix="/datasets", tags=["datasets"], route_class=StrictRoute)
-
-LINE_BYTES = 1 << 20  # no row of text is longer
 
 BaseName = Annotated[
     str | None, Query(max_length=256, description="default: the first of GET /models")
@@ -83,7 +78,7 @@ def _statistics(
     services: Services, tenant_id: str, dataset_id: str, base_model: str | None, max_length: int
 ) -> StatisticsView:
     dataset, base = _chosen(services, tenant_id, dataset_id, base_model)
-    with _copy(services, dataset) as path:
+    with dataset_copy(services, dataset) as path:
         rows = _rows(path, dataset)
         found = statistics(rows, renderer_of(base), max_length)
     return StatisticsView(
@@ -104,7 +99,7 @@ def _preview(
 ) -> ListOf[PreviewRow]:
     dataset, base = _chosen(services, tenant_id, dataset_id, base_model)
     wanted = None if dataset.format == "parquet" else (limit + 2) * LINE_BYTES
-    with _copy(services, dataset, wanted) as path:
+    with dataset_copy(services, dataset, wanted) as path:
         rows = islice(_rows(path, dataset), limit)
         shown = preview(rows, renderer_of(base), max_length, limit)
     return ListOf(data=shown, has_more=dataset.rows > limit)
@@ -119,20 +114,3 @@ def _chosen(
 
 def _rows(path: Path, dataset: Dataset) -> Iterator[Row]:
     return iter_rows(path, dataset.format, dataset.row_type)
-
-
-@contextmanager
-def _copy(services: Services, dataset: Dataset, size_bytes: int | None = None) -> Iterator[Path]:
-    """A dataset's bytes, or the first of them, in a temporary file."""
-    with tempfile.TemporaryDirectory(prefix="luthier-") as folder:
-        path = Path(folder) / "source"
-        try:
-            chunks = services.objects.stream(dataset_source(dataset.tenant_id, dataset.id))
-        except ObjectNotFound:
-            services.store.datasets.get(dataset.tenant_id, dataset.id)  # deleted just now?
-            raise
-        count = None if size_bytes is None else -(-size_bytes // LINE_BYTES)
-        with path.open("wb") as file:
-            for chunk in islice(chunks, count):
-                file.write(chunk)
-        yield path

@@ -4,6 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from engine.bases import BaseCatalogue, BaseModel
+from engine.generation_prompt import prompt_warnings
 from engine.render import RenderContract, Renderer, load_renderer
 from jobs.model import Adapter
 
@@ -24,6 +25,16 @@ def renderer_of(base: BaseModel, contract: RenderContract | None = None) -> Rend
 def contract_of(adapter: Adapter) -> RenderContract:
     """How the adapter's own training rendered."""
     return RenderContract.model_validate(adapter.manifest["contract"])
+
+
+def warnings_of(base: BaseModel) -> tuple[str, ...]:
+    """What a client should know of how a base writes. Raises RenderError."""
+    return _warnings(base.path, base.revision)
+
+
+@lru_cache(maxsize=64)
+def _warnings(path: Path, revision: str) -> tuple[str, ...]:
+    return prompt_warnings(_load(path, revision, None).contract)
 
 
 @lru_cache(maxsize=KEPT)

@@ -68,6 +68,35 @@ def submit(
             watch(client, job["id"])
 
 
+@app.command()
+def estimate(
+    file: Annotated[Path, typer.Argument(metavar="FILE.json", help="The job's spec.")],
+    base_model: Annotated[
+        str | None, typer.Option("--base-model", help="[the first allowed]")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="ds_...")] = None,
+    as_json: AsJson = False,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """What a job would take, in tokens, steps, memory and time. Nothing is queued."""
+    from cli import look
+    from cli.client import connect
+    from cli.estimate import show as show_estimate
+    from cli.specs import read_spec
+
+    spec = read_spec(file)
+    given = {"base_model": base_model, "dataset": dataset}
+    spec |= {field: value for field, value in given.items() if value is not None}
+    with connect(url, key) as client, look.waiting("reading the rows"):
+        spec["base_model"] = spec.get("base_model") or client.first_model()
+        found = client.post("/jobs/estimate", spec)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        show_estimate(found)
+
+
 def post(client: "Client", spec: dict[str, Any]) -> dict[str, Any]:
     """Submit once, however often the connection breaks."""
     import uuid
@@ -166,16 +195,19 @@ def list_(
 
 @app.command()
 def show(job: Id, as_json: AsJson = False, url: Url = None, key: Key = None) -> None:
-    """One job in full."""
+    """One job in full, with what was expected of it beside what it took."""
     from cli import shapes
     from cli.client import connect
+    from cli.estimate import beside
 
     with connect(url, key) as client:
         found = client.get(f"/jobs/{job}")
     if as_json:
         print(json.dumps(found, indent=2))
-    else:
-        shapes.fields(found)
+        return
+    expected, took = found.pop("estimate", None), found.pop("actual", None)
+    shapes.fields(found)
+    beside(expected, took)
 
 
 @app.command()

@@ -1,8 +1,10 @@
 """What to learn and how: the Method and Peft unions. Torch-free, for api and trainer alike."""
 
-from typing import Annotated, Any, Literal, Self
+import operator
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 from engine.frozen import Spec
 from engine.graders import Grader
@@ -18,13 +20,35 @@ DpoLoss = Literal[
 ]  # fmt: skip
 
 
+# What may be left open with "auto"; engine/auto.py says what it becomes.
+AutoField = Literal["learning_rate", "num_train_epochs", "per_device_batch_size", "warmup_ratio"]
+AUTO_FIELDS: tuple[AutoField, ...] = get_args(AutoField)
+AUTO = "auto"
+
+
+def _takes_auto(schema: JsonDict) -> None:
+    """Say in the documentation that these numbers may be left open."""
+    properties = schema["properties"]
+    assert isinstance(properties, dict)
+    for name in AUTO_FIELDS:
+        about = properties[name]
+        assert isinstance(about, dict)
+        either: JsonDict = {key: about.pop(key) for key in ("title", "default")}
+        either["anyOf"] = [about, {"type": "string", "const": AUTO}]
+        properties[name] = either
+
+
 class Training(Spec):
     """What every method has.
 
     `validation_split` is the share of the rows that is held out, drawn by the job's seed, and
-    looked at when training ends.
+    looked at when training ends. `auto` names the fields that were given as "auto"; until the job
+    is admitted they hold their defaults, and from then on the numbers that were found for them.
     """
 
+    model_config = ConfigDict(json_schema_extra=_takes_auto)
+
+    auto: tuple[AutoField, ...] = Field((), exclude_if=operator.not_)
     num_train_epochs: float = Field(3.0, gt=0, le=1000)
     max_steps: int | None = Field(None, ge=1, le=10_000_000)
     learning_rate: float = Field(2e-4, gt=0, le=1)
@@ -37,6 +61,20 @@ class Training(Spec):
     max_grad_norm: float = Field(1.0, gt=0)
     gradient_checkpointing: bool = False
     validation_split: float = Field(0.0, ge=0, le=0.5)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _notes_what_is_open(cls, given: Any) -> Any:
+        """Take "auto" out before the numbers are checked: their errors stay those of numbers."""
+        if not isinstance(given, dict):
+            return given
+        named = [name for name in AUTO_FIELDS if given.get(name) == AUTO]
+        if not named:
+            return given
+        kept = {name: value for name, value in given.items() if name not in named}
+        listed = kept.get(AUTO)
+        before = listed if isinstance(listed, list | tuple) else ()
+        return kept | {AUTO: (*before, *(name for name in named if name not in before))}
 
 
 class Offline(Training):
@@ -180,7 +218,7 @@ class PpoMethod(Online):
     @model_validator(mode="after")
     def _fits_in_mini_batches(self) -> Self:
         answers = self.per_device_batch_size * self.gradient_accumulation_steps
-        if answers % self.num_mini_batches:
+        if answers % self.num_mini_batches and "per_device_batch_size" not in self.auto:
             raise ValueError(f"num_mini_batches does not divide the {answers} answers of a step")
         return self
 
@@ -206,7 +244,7 @@ class GrpoMethod(Online):
     @model_validator(mode="after")
     def _fits_in_groups(self) -> Self:
         answers = self.per_device_batch_size * self.gradient_accumulation_steps
-        if answers % self.num_generations:
+        if answers % self.num_generations and "per_device_batch_size" not in self.auto:
             raise ValueError(
                 f"num_generations does not divide the {answers} answers of a step "
                 "(per_device_batch_size * gradient_accumulation_steps)"

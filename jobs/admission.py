@@ -15,6 +15,7 @@ from engine.spec import (
     PromptTuningPeft,
     QloraPeft,
 )
+from jobs.auto import settle
 from jobs.combinations import of_combination, of_grader
 from jobs.errors import SpecInvalid, SpecProblem
 from jobs.inputs import INIT, REWARD, inputs_of
@@ -27,7 +28,7 @@ VIRTUAL = PromptTuningPeft | PrefixTuningPeft
 
 @dataclass(frozen=True)
 class Admitted:
-    """A job that can run, with what it left to the adapter it starts from, and its base."""
+    """A job that can run, with what it left open settled, and its base."""
 
     spec: JobSpec
     base: BaseModel
@@ -93,6 +94,12 @@ def check(
     except BaseUnusable as error:
         problems.append(SpecProblem("base_model", "base_model_unusable", str(error)))
     job = continued(spec, sources[INIT]) if INIT in sources else spec
+    if job.method.auto and dataset is not None and base is not None:
+        settled = settle(job, dataset, base)
+        if isinstance(settled, SpecProblem):
+            problems.append(settled)
+        else:
+            job = settled
     if dataset is not None:
         problems += _of_rows(job, dataset)
     problems += of_combination(job)

@@ -14,6 +14,7 @@ from adapters.errors import AdapterCorrupt, AdapterInvalid, AdapterMissing
 from adapters.manifest import Manifest
 from engine.bases import BaseCatalogue, BaseModel
 from engine.errors import EngineError
+from engine.estimate.model import Device
 from engine.plan import (
     Evaluated,
     Failed,
@@ -35,6 +36,7 @@ from jobs.checkpoints import (
     store_checkpoint,
 )
 from jobs.errors import JobsError, LeaseLost, NotFound, StoreUnavailable
+from jobs.expectation import Expectation
 from jobs.inputs import INIT, REWARD, inputs_of
 from jobs.journal import Journal
 from jobs.keeper import LeaseKeeper
@@ -66,7 +68,8 @@ KEPT_CHECKPOINTS = 2
 class Workshop:
     """What every attempt of a worker uses. `draining`, once set, makes it hand its job back.
 
-    A child has `drain_s` for that, which covers the step in hand and its checkpoint.
+    A child has `drain_s` for that, which covers the step in hand and its checkpoint. `device` and
+    `queue` say what kind of worker it is, for estimates.
     """
 
     store: Store
@@ -75,6 +78,8 @@ class Workshop:
     launcher: Launcher
     threads: int
     drain_s: float = 30.0
+    device: Device = "cpu"
+    queue: str = "default"
     draining: threading.Event = field(default_factory=threading.Event)
 
 
@@ -97,6 +102,9 @@ class Attempt:
         self._uploader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="upload")
         self._told: Directive = "continue"
         self._told_at = 0.0
+        self._expectation = Expectation(
+            shop.store, shop.bases, claim, device=shop.device, queue=shop.queue
+        )
         self._draining_at: float | None = None
         self._parents: tuple[Manifest, ...] = ()
 
@@ -105,12 +113,14 @@ class Attempt:
             self._clear_leftovers()
             plan = self._prepare()
             child = self._shop.launcher.start(plan)
+            self._expectation.begin(plan)
             try:
                 last = self._follow(child)
             finally:
                 child.kill()
             self._end(last, plan.base_path)
         finally:
+            self._expectation.close()
             self._uploader.shutdown(wait=True, cancel_futures=True)
 
     # Before the child
@@ -252,6 +262,7 @@ class Attempt:
     def _note(self, report: Report) -> None:
         match report:
             case Started():
+                self._expectation.note(report)
                 self._journal.add(_started(report), _before_first(report))
             case Stepped():
                 self._journal.step(report)
@@ -295,10 +306,11 @@ class Attempt:
             adapter = publish(objects, self._claim, finished, base_path, parents=self._parents)
         except AdapterInvalid as error:
             raise _failure(error.code, f"The result cannot be served: {error}.") from error
+        actual = self._expectation.actual(finished)
         try:
             self._keeper.insist(
                 lambda: self._shop.store.leases.succeed(
-                    job.id, job.attempt, adapter, finished.training_s
+                    job.id, job.attempt, adapter, finished.training_s, actual
                 )
             )
         except LeaseLost:

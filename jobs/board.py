@@ -1,5 +1,6 @@
 """The clients' side of the jobs table: submit, look, ask for a change."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -46,8 +47,11 @@ class Board:
         queue: str = "default",
         priority: int = 0,
         idempotency: Idempotency | None = None,
+        warnings: Sequence[str] = (),
     ) -> Submitted:
         """Queue a job; the same idempotency key gives the same job and the same answer.
+
+        `warnings` are its first events.
 
         Raises NotFound for the dataset and the adapters that it names, IdempotencyReused for a key
         with another body, and QuotaExceeded.
@@ -64,6 +68,7 @@ class Board:
                     base_revision=base_revision,
                     queue=queue,
                     priority=priority,
+                    warnings=warnings,
                 )
                 job = find_job(connection, tenant_id, job_id)
                 if idempotency:

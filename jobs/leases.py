@@ -5,6 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from engine.estimate.model import Actual, Estimate
 from jobs.adapters import insert_adapter
 from jobs.board import set_status, to_job
 from jobs.database import Database
@@ -24,6 +25,7 @@ from jobs.model import (
     Status,
 )
 from jobs.tables import attempts, checkpoints, jobs, now
+from jobs.throughputs import insert_throughput
 
 
 @dataclass(frozen=True)
@@ -185,11 +187,28 @@ class Leases:
             mine = sa.and_(checkpoints.c.job_id == job_id, checkpoints.c.id == checkpoint_id)
             connection.execute(checkpoints.delete().where(mine))
 
-    def succeed(self, job_id: str, attempt: int, adapter: Adapter, training_s: float) -> None:
+    def note_estimate(self, job_id: str, attempt: int, estimate: Estimate) -> None:
+        """Keep what the job is expected to take. Raises LeaseLost."""
+        values = estimate.model_dump(mode="json")
+        mine = sa.and_(jobs.c.id == job_id, _owned(attempt))
+        with self._db.write() as connection:
+            changed = connection.execute(jobs.update().where(mine).values(estimate=values))
+            if not changed.rowcount:
+                raise _lost(job_id, attempt)
+
+    def succeed(
+        self,
+        job_id: str,
+        attempt: int,
+        adapter: Adapter,
+        training_s: float,
+        actual: Actual | None = None,
+    ) -> None:
         """Finish with a published adapter: its row and the job's end are one transaction.
 
         Raises LeaseLost, and then the adapter does not exist. A cancel that came before this
         moment wins over the result: it raises LeaseLost too, after the job became cancelled.
+        `actual` is what the run came to, which later estimates learn from.
         """
         with self._db.write() as connection:
             job = self._held(connection, job_id, attempt)
@@ -204,7 +223,10 @@ class Leases:
                     f"succeeded with adapter {adapter.id}",
                     adapter_id=adapter.id,
                     training_s=training_s,
+                    actual=actual.model_dump(mode="json") if actual else None,
                 )
+                if actual is not None:
+                    insert_throughput(connection, job, actual)
             _end(connection, job, "cancelled" if cancelled else "succeeded")
         if cancelled:
             raise LeaseLost(f"Job {job_id} was cancelled before its adapter was published.")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from adapters.manifest import AdapterKind
+from engine.estimate.model import Actual, Estimate
 from engine.frozen import Spec
 from engine.merging import MergeMethod
 from engine.rows import DatasetFormat, RowType
@@ -171,6 +172,8 @@ class Job(Record):
     adapter_id: str | None
     pipeline_id: str | None = None
     stage: str | None = None
+    estimate: Estimate | None = None
+    actual: Actual | None = None
     created_at: float
     started_at: float | None
     finished_at: float | None

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 REPO = Path(__file__).resolve().parent.parent
 
 
@@ -44,6 +45,9 @@ class Settings(BaseSettings):
     max_lora_rank: int = Field(64, ge=1)
     qlora: bool | None = Field(
         None, description="whether workers can quantize; empty: as this machine, by its packages"
+    )
+    train_device: Literal["cpu", "cuda"] | None = Field(
+        None, description="what workers train on, for estimates; empty: as this machine"
     )
     max_upload_bytes: int = Field(1 << 30, ge=1)
     max_queued_jobs: int = Field(1000, ge=1, description="per tenant, queued or running")
@@ -82,6 +86,17 @@ class Settings(BaseSettings):
     def can_quantize(self) -> bool:
         """Whether qlora jobs are taken. Asks for the package without importing it or torch."""
         return find_spec("bitsandbytes") is not None if self.qlora is None else self.qlora
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """What workers train on. Looks for NVIDIA's driver without importing torch."""
+        here: Literal["cpu", "cuda"] = "cuda" if NVIDIA_DRIVER.exists() else "cpu"
+        return self.train_device or here
+
+    @property
+    def threads(self) -> int:
+        """Of a training child."""
+        return self.train_threads or cores()
 
     @property
     def embedded(self) -> bool:

@@ -7,6 +7,7 @@ from jobs.datasets import Datasets
 from jobs.leases import Leases
 from jobs.pipelines import Pipelines
 from jobs.tenants import Tenants
+from jobs.throughputs import Throughputs
 
 
 class Store:
@@ -28,6 +29,7 @@ class Store:
         self.pipelines = Pipelines(self.database, max_live_jobs=max_live_jobs)
         self.leases = Leases(self.database, lease_s=lease_s, max_attempts=max_attempts)
         self.adapters = Adapters(self.database)
+        self.throughputs = Throughputs(self.database)
 
     def close(self) -> None:
         self.database.close()

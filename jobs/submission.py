@@ -1,5 +1,6 @@
 """A job's way into the table, in the caller's transaction: room for it, its inputs, its row."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -44,6 +45,7 @@ def insert_job(
     queue: str,
     priority: int = 0,
     place: Place | None = None,
+    warnings: Sequence[str] = (),
 ) -> str:
     """Queue a job; its id. Raises NotFound for its dataset and for the adapters it starts from."""
     dataset_id = spec.dataset if isinstance(spec, JobSpec) else None
@@ -74,5 +76,6 @@ def insert_job(
         named = {"job_id": job_id, "field": field, "adapter_id": adapter_id}
         connection.execute(job_inputs.insert().values(named))
     queued = NewEvent(type="state", message="queued", data={"status": Status.QUEUED})
-    append_events(connection, job_id, 0, [queued])
+    told = [NewEvent(type="message", level="warn", message=message) for message in warnings]
+    append_events(connection, job_id, 0, [queued, *told])
     return job_id

@@ -100,6 +100,8 @@ jobs = sa.Table(
     sa.Column("started_at", sa.Double),
     sa.Column("first_step_at", sa.Double),
     sa.Column("training_s", sa.Double),
+    sa.Column("estimate", sa.JSON(none_as_null=True)),
+    sa.Column("actual", sa.JSON(none_as_null=True)),
     sa.Column("finished_at", sa.Double),
     sa.Index("ix_jobs_tenant_created", "tenant_id", "created_at", "id"),
     sa.Index("ix_jobs_claim", "queue", "status", "priority", "created_at"),
@@ -163,6 +165,22 @@ pipeline_turns = sa.Table(
     metadata,
     _id("job_id", primary_key=True),
     _id("pipeline_id", nullable=False, index=True),
+)
+
+# How long finished jobs took, without a word of whose they were: estimates of others use it.
+throughputs = sa.Table(
+    "throughputs",
+    metadata,
+    _id(primary_key=True),
+    sa.Column("queue", sa.String(32), nullable=False),
+    sa.Column("base_model", sa.String(256), nullable=False),
+    sa.Column("method", sa.String(32), nullable=False),
+    sa.Column("peft", sa.String(32), nullable=False),
+    sa.Column("token_passes", sa.BigInteger, nullable=False),
+    sa.Column("seconds", sa.Double, nullable=False),
+    sa.Column("modelled_seconds", sa.Double, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Index("ix_throughputs_kind", "queue", "base_model", "method", "peft", "created_at"),
 )
 
 attempts = sa.Table(

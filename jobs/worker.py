@@ -21,7 +21,7 @@ from jobs.launcher import Launcher, LocalLauncher
 from jobs.opening import open_objects, open_store
 from jobs.queue import BrokerWakeUps, listen, open_broker
 from jobs.runner import Runner
-from jobs.settings import Settings, cores
+from jobs.settings import Settings
 from jobs.sweep import Sweep
 
 log = structlog.get_logger()
@@ -42,7 +42,9 @@ def run(settings: Settings, launcher: Launcher | None = None) -> None:
             objects=open_objects(settings),
             bases=BaseCatalogue(settings.base_models),
             launcher=launcher,
-            threads=settings.train_threads or cores(),
+            threads=settings.threads,
+            device=settings.device,
+            queue=settings.queue,
             drain_s=settings.drain_s / 2,  # the rest is for the upload of its checkpoint
         )
         runner = Runner(

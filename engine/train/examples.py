@@ -1,64 +1,38 @@
-"""Rows as token ids with a loss mask, by the base's render contract."""
+"""A dataset's rows as examples, with what a client should know of those that were left out."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from engine.render import Rendered, Renderer
+from engine.examples import (
+    IGNORED,
+    Asked,
+    Example,
+    Pair,
+    Rated,
+    read_conversation,
+    read_preference,
+    read_prompt,
+    read_rating,
+)
+from engine.render import Renderer
 from engine.rows import Conversation, Preference, Prompt, Rating, Row
 from engine.train.errors import TrainingFailed
 
-IGNORED = -100  # torch's ignore_index: no loss at this position
+__all__ = [
+    "IGNORED",
+    "Asked",
+    "Example",
+    "Pair",
+    "Rated",
+    "Tokenized",
+    "conversations",
+    "preferences",
+    "prompts",
+    "ratings",
+]
+
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Example:
-    """Token ids, and labels of the same length: the id where it is trained, else IGNORED."""
-
-    input_ids: list[int]
-    labels: list[int]
-
-    @property
-    def trained_tokens(self) -> int:
-        return sum(label != IGNORED for label in self.labels)
-
-    @property
-    def start(self) -> int:
-        """Where the first trained token is; what is before it is the prompt."""
-        return next(i for i, label in enumerate(self.labels) if i and label != IGNORED)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two answers to one prompt, the better one first."""
-
-    chosen: Example
-    rejected: Example
-
-    @property
-    def trained_tokens(self) -> int:
-        return self.chosen.trained_tokens + self.rejected.trained_tokens
-
-
-@dataclass(frozen=True)
-class Rated:
-    """An answer that was liked or not."""
-
-    answer: Example
-    label: bool
-
-    @property
-    def trained_tokens(self) -> int:
-        return self.answer.trained_tokens
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A prompt and its token ids."""
-
-    row: Prompt
-    input_ids: list[int]
 
 
 @dataclass(frozen=True)
@@ -83,11 +57,10 @@ def conversations(rows: Iterable[Row], renderer: Renderer, max_length: int) -> T
     examples: list[Example] = []
     truncated = empty = 0
     for row in _only(rows, Conversation):
-        rendered = renderer.sequences(row, max_length=max_length)
-        truncated += any(sequence.truncated for sequence in rendered)
-        found = [example for sequence in rendered if (example := _example(sequence))]
-        empty += not found
-        examples += found
+        read = read_conversation(row, renderer, max_length)
+        truncated += read.truncated
+        empty += read.left_out is not None
+        examples += read.examples
     return _checked(Tokenized(examples, truncated, _empty(empty, max_length)), max_length)
 
 
@@ -102,16 +75,11 @@ def preferences(
     pairs: list[Pair] = []
     truncated = empty = alike = 0
     for row in _only(rows, Preference):
-        rendered = renderer.sequences(row, max_length=max_length)
-        cut = any(sequence.truncated for sequence in rendered)
-        chosen, rejected = map(_answer, rendered)
-        if chosen is None or rejected is None or (whole and cut):
-            empty += 1
-        elif chosen == rejected:
-            alike += 1
-        else:
-            truncated += cut
-            pairs.append(Pair(chosen, rejected))
+        read = read_preference(row, renderer, max_length, whole=whole)
+        truncated += read.truncated
+        empty += read.left_out == "empty"
+        alike += read.left_out == "alike"
+        pairs += read.examples
     same = f"{alike} rows were left out: chosen and rejected are the same within max_length."
     left_out = (*_empty(empty, max_length), *[same] * bool(alike))
     return _checked(Tokenized(pairs, truncated, left_out), max_length)
@@ -122,11 +90,10 @@ def ratings(rows: Iterable[Row], renderer: Renderer, max_length: int) -> Tokeniz
     rated: list[Rated] = []
     truncated = empty = 0
     for row in _only(rows, Rating):
-        (rendered,) = renderer.sequences(row, max_length=max_length)
-        truncated += rendered.truncated
-        answer = _answer(rendered)
-        empty += answer is None
-        rated += [Rated(answer, row.label)] if answer else []
+        read = read_rating(row, renderer, max_length)
+        truncated += read.truncated
+        empty += read.left_out is not None
+        rated += read.examples
     return _checked(Tokenized(rated, truncated, _empty(empty, max_length)), max_length)
 
 
@@ -135,9 +102,9 @@ def prompts(rows: Iterable[Row], renderer: Renderer, max_length: int) -> Tokeniz
     found: list[Asked] = []
     long = 0
     for row in _only(rows, Prompt):
-        ids = renderer.prompt_ids(row.prompt)
-        long += len(ids) > max_length
-        found += [Asked(row, ids)] if len(ids) <= max_length else []
+        read = read_prompt(row, renderer, max_length)
+        long += read.left_out is not None
+        found += read.examples
     text = f"{long} rows were left out: their prompt is longer than max_length={max_length} tokens."
     return _checked(Tokenized(found, 0, (text,) * bool(long)), max_length)
 
@@ -168,22 +135,3 @@ def _empty(rows: int, max_length: int) -> tuple[str, ...]:
         f"max_length={max_length}, so they have no loss."
     )
     return (text,) * bool(rows)
-
-
-def _example(rendered: Rendered) -> Example | None:
-    # The first token is never predicted, so a mask on it alone trains nothing.
-    if not any(rendered.loss_mask[1:]):
-        return None
-    return Example(list(rendered.token_ids), _labels(rendered.token_ids, rendered.loss_mask))
-
-
-def _answer(rendered: Rendered) -> Example | None:
-    """The sequence without what the template writes after the answer."""
-    example = _example(rendered)
-    if example is None:
-        return None
-    return Example(example.input_ids[: rendered.end], example.labels[: rendered.end])
-
-
-def _labels(token_ids: Sequence[int], mask: Sequence[bool]) -> list[int]:
-    return [token if m else IGNORED for token, m in zip(token_ids, mask, strict=True)]

@@ -11,6 +11,7 @@ from engine.plan import Finished, TrainPlan
 from engine.render import load_renderer
 from engine.rows import iter_rows
 from engine.spec import GrpoMethod
+from engine.steps import prompts_a_step, total_steps
 from engine.train.examples import prompts as tokenized
 from engine.train.link import Link
 from engine.train.prompting import Prompts, probe_examples, split_prompts
@@ -33,7 +34,8 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     tell(plan, link, data)
     start = begin(plan, probe_examples(data.examples))
     start.model.generation_config.eos_token_id = list(renderer.contract.stop_token_ids)
-    total = _total_steps(method, prompts := split_prompts(data.examples, plan))
+    prompts = split_prompts(data.examples, plan)
+    total = total_steps(method, len(prompts.train))
     split = _columns(prompts, method, total)
     trainer = TokenizedGrpoTrainer(
         model=start.model,
@@ -99,21 +101,10 @@ class KlBound(TrainerCallback):
             control.should_training_stop = True
 
 
-def _total_steps(method: GrpoMethod, prompts: Prompts) -> int:
-    batches = math.ceil(len(prompts.train) / _prompts_a_step(method))
-    steps = batches * method.num_iterations * method.num_train_epochs
-    return method.max_steps or math.ceil(steps)
-
-
-def _prompts_a_step(method: GrpoMethod) -> int:
-    answers = method.per_device_batch_size * method.gradient_accumulation_steps
-    return answers // method.num_generations
-
-
 def _columns(prompts: Prompts, method: GrpoMethod, total_steps: int) -> Split:
     """Prompts in the order of the whole run: TRL's sampler forgets its own when it is resumed."""
     batches = math.ceil(total_steps / method.num_iterations)
-    order = prompts.order(batches * _prompts_a_step(method))
+    order = prompts.order(batches * prompts_a_step(method))
     rows = {
         "prompt": [asked.input_ids for asked in [*prompts.train, *prompts.held_out]],
         "place": list(range(len(prompts.train) + len(prompts.held_out))),

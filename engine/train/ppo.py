@@ -16,6 +16,7 @@ from engine.plan import Evaluated, Finished, Started, Stepped, TrainPlan
 from engine.render import Renderer, load_renderer
 from engine.rows import iter_rows
 from engine.spec import PpoMethod
+from engine.steps import answers_a_step, total_steps
 from engine.train.actor_critic import ActorCritic, Answers
 from engine.train.errors import StopRequested, TrainingFailed
 from engine.train.examples import Asked, prompts
@@ -123,10 +124,9 @@ class PpoRun:
         self.plan, self.method, self.actor, self.link = plan, method, actor, link
         self.pad = renderer.contract.pad_token_id
         self.sampling = sampling(method, renderer.contract)
-        self.batch = method.per_device_batch_size * method.gradient_accumulation_steps
+        self.batch = answers_a_step(method)
         self.split, self.graded = split, graded
-        per_epoch = math.ceil(len(split.train) / self.batch)
-        self.total = method.max_steps or math.ceil(per_epoch * method.num_train_epochs)
+        self.total = total_steps(method, len(split.train))
         self.state = PpoState(actor, method, plan, self.total)
         self.watch = RewardWatch(method, link)
 

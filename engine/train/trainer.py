@@ -1,7 +1,5 @@
 """One run of a Trainer: its arguments from the plan, its loop under the runner's watch, its end."""
 
-import math
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +12,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArgumen
 
 from engine.plan import Started, TrainPlan
 from engine.spec import Offline, QloraPeft, Training
+from engine.steps import can_hold_out, held_out_places, total_steps
 from engine.train.errors import StopRequested, TrainingFailed
 from engine.train.link import Link
 from engine.train.model import trainable_parameters
@@ -76,14 +75,14 @@ def draw_held_out(rows: int, plan: TrainPlan) -> set[int]:
 
     Raises TrainingFailed where either side would be empty.
     """
-    wanted = round(rows * plan.method.validation_split)
-    if plan.method.validation_split and not 0 < wanted < rows:
+    share = plan.method.validation_split
+    if not can_hold_out(rows, share):
         raise TrainingFailed(
             "nothing_to_hold_out",
             f"`method.validation_split` of {rows} rows leaves no row on one side; change it, or "
             "bring more rows.",
         )
-    return set(random.Random(plan.seed).sample(range(rows), wanted))
+    return held_out_places(rows, share, plan.seed)
 
 
 class Learned(Protocol):
@@ -147,7 +146,13 @@ def run(plan: TrainPlan, link: Link, trainer: Any, split: Split) -> Outcome:
     Raises StopRequested and TrainingFailed.
     """
     method = plan.method
-    watch = Watch(link, passes=split.passes, stride=getattr(method, "num_iterations", 1))
+    watch = Watch(
+        link,
+        passes=split.passes,
+        stride=getattr(method, "num_iterations", 1),
+        # The advantages of a group add up to 0, and so may its loss, while its gradient does not.
+        zero_is_odd=isinstance(method, Offline),
+    )
     trainer.add_callback(watch)
     if isinstance(plan.peft, QloraPeft):
         keep_float32(trainer.model)
@@ -174,12 +179,9 @@ def _mean_loss(trainer: Any) -> float:
 
 
 def _started(plan: TrainPlan, trainer: Any, split: Split) -> Started:
-    method, rows = plan.method, len(split.train)
-    batch = method.per_device_batch_size * method.gradient_accumulation_steps
-    steps_per_epoch = max(1, math.ceil(rows / batch))
-    wanted = trainer.args.max_steps
+    wanted, rows = trainer.args.max_steps, len(split.train)
     return Started(
-        total_steps=wanted if wanted > 0 else math.ceil(steps_per_epoch * method.num_train_epochs),
+        total_steps=wanted if wanted > 0 else total_steps(plan.method, rows),
         rows=round(rows / split.passes),
         trained_tokens=split.trained_tokens,
         trainable_parameters=trainable_parameters(trainer.model),

@@ -8,9 +8,11 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from engine.plan import Evaluated, Saved, Stepped
+from engine.plan import Evaluated, Saved, Stepped, Warned
 from engine.train.errors import StopRequested, TrainingFailed
 from engine.train.link import Link
+
+ZERO_STEPS = 3
 
 _SPEEDS = (
     "_runtime",
@@ -24,11 +26,15 @@ class Watch(TrainerCallback):
 
     `asked` is the directive that ended the loop, if any; `evaluated` what the last evaluation
     found, after `evaluated_step` steps. `passes` is how many epochs one of the trainer's is; only
-    after a multiple of `stride` steps can a run go on as if it had not been stopped.
+    after a multiple of `stride` steps can a run go on as if it had not been stopped. A loss of
+    exactly 0 over ZERO_STEPS steps is warned of where `zero_is_odd`: there is nothing to learn.
     """
 
-    def __init__(self, link: Link, *, passes: float = 1.0, stride: int = 1) -> None:
+    def __init__(
+        self, link: Link, *, passes: float = 1.0, stride: int = 1, zero_is_odd: bool = True
+    ) -> None:
         self._link, self._passes, self._stride = link, passes, stride
+        self._zeros, self._zero_is_odd = 0, zero_is_odd
         self._save_due = False
         self._metrics: dict[str, float] = {}
         self._tokens_before = 0.0
@@ -83,11 +89,24 @@ class Watch(TrainerCallback):
                 f"{bad[0]} is {numbers[bad[0]]} at step {state.global_step}; "
                 "lower `method.learning_rate`, or raise `method.warmup_ratio`.",
             )
+        self._heed_zero(numbers["loss"], state.global_step)
         epoch = numbers.pop("epoch", state.epoch or 0.0) * self._passes
         numbers = {name: value for name, value in numbers.items() if math.isfinite(value)}
         self._metrics = numbers
         step, total = state.global_step, state.max_steps
         self._link.send(Stepped(step=step, total_steps=total, epoch=epoch, metrics=numbers))
+
+    def _heed_zero(self, loss: float, step: int) -> None:
+        """Tell once of a loss that says nothing any more."""
+        self._zeros = self._zeros + 1 if loss == 0 else 0
+        if self._zeros == ZERO_STEPS and self._zero_is_odd:
+            self._zero_is_odd = False
+            message = (
+                f"The loss was exactly 0 for {ZERO_STEPS} steps, up to step {step}: nothing is "
+                "learned there. Look at the rows' preview for what is trained, and lower "
+                "`method.learning_rate` if they are right."
+            )
+            self._link.send(Warned(message=message))
 
     def _note_evaluation(self, numbers: dict[str, float], step: int) -> None:
         kept = {k: v for k, v in numbers.items() if k.startswith("eval_") and math.isfinite(v)}

@@ -46,6 +46,8 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = {"chat_template": TEMPLATE, "eos_token": "<|end|>", "bos_token": "<s>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     model = {"model_type": "llama", "max_position_embeddings": 256, "eos_token_id": 1}
+    model |= {"hidden_size": HIDDEN, "num_attention_heads": 2, "num_hidden_layers": 1}
+    model |= {"vocab_size": tokenizer.get_vocab_size()}
     (folder / "config.json").write_text(json.dumps(model))
     weight = np.zeros((HIDDEN, HIDDEN), dtype=np.float32)
     names = [f"model.layers.0.self_attn.{part}_proj.weight" for part in "qkvo"]

@@ -1,5 +1,8 @@
 """Jobs over HTTP: what is refused before it queues, what clients see, what they may ask for."""
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -48,6 +51,8 @@ async def test_a_job_is_queued_with_all_its_choices_spelled_out(
         "adapter_id": None,
         "pipeline_id": None,
         "stage": None,
+        "estimate": None,
+        "actual": None,
         "started_at": None,
         "finished_at": None,
     }
@@ -244,3 +249,93 @@ async def test_an_unknown_adapter_to_go_on_with_is_a_404(
 ) -> None:
     answer = await client.post("/jobs", json=spec_for(dataset, init=adapter_id))
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+async def test_what_was_left_open_is_shown_as_numbers_and_by_name(
+    client: httpx.AsyncClient, dataset: dict[str, Any]
+) -> None:
+    names = ["learning_rate", "num_train_epochs", "per_device_batch_size", "warmup_ratio"]
+    spec = spec_for(
+        dataset, method={"type": "sft", "max_length": 64} | dict.fromkeys(names, "auto")
+    )
+
+    answer = await client.post("/jobs", json=spec)
+
+    method = answer.json()["method"]
+    assert answer.status_code == 201, answer.text
+    assert method["auto"] == names
+    # A base of width 8; 60 rows.
+    assert [method[name] for name in names] == [7.9e-3, 10.0, 2, 0.03]
+    shown = (await client.get(f"/jobs/{answer.json()['id']}")).json()
+    assert shown["method"] == method
+    estimate = (await client.post("/jobs/estimate", json=spec)).json()
+    assert (estimate["method"], estimate["steps"]) == (method, 300)
+
+
+@pytest.mark.parametrize(
+    ("method", "field", "message"),
+    [
+        (
+            {"learning_rate": "automatic"},
+            "method.learning_rate",
+            "Input should be a valid number, unable to parse string as a number.",
+        ),
+        (
+            {"learning_rate": 2},
+            "method.learning_rate",
+            "Input should be less than or equal to 1.",
+        ),
+        (
+            {"max_length": "auto"},
+            "method.max_length",
+            "Input should be a valid integer, unable to parse string as an integer.",
+        ),
+    ],
+)
+async def test_a_wrong_number_is_told_as_a_number(
+    client: httpx.AsyncClient,
+    dataset: dict[str, Any],
+    method: dict[str, Any],
+    field: str,
+    message: str,
+) -> None:
+    answer = await client.post("/jobs", json=spec_for(dataset, method={"type": "sft"} | method))
+    error = answer.json()["error"]
+    assert (error["param"], error["message"]) == (field, f"{field}: {message}")
+    assert len(error["problems"]) == 1
+
+
+async def test_the_same_key_with_auto_is_the_same_job(
+    client: httpx.AsyncClient, dataset: dict[str, Any]
+) -> None:
+    sft = {"type": "sft", "max_length": 64}
+    open_rate = spec_for(dataset, method=sft | {"learning_rate": "auto"})
+    headers = {"idempotency-key": "once"}
+    first = await client.post("/jobs", json=open_rate, headers=headers)
+    again = await client.post("/jobs", json=open_rate, headers=headers)
+    assert first.json()["id"] == again.json()["id"]
+    plain = spec_for(dataset, method=sft)
+    other = await client.post("/jobs", json=plain, headers=headers)
+    assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+
+
+async def test_a_base_without_a_generation_prompt_is_told_of_when_the_job_is_posted(
+    client: httpx.AsyncClient,
+    dataset: dict[str, Any],
+    services: Services,
+    base_folder: Path,
+    tmp_path: Path,
+) -> None:
+    mute = shutil.copytree(base_folder, tmp_path / "mute")
+    config = json.loads((mute / "tokenizer_config.json").read_text())
+    config["chat_template"] = config["chat_template"].partition("{% if add_generation_prompt")[0]
+    (mute / "tokenizer_config.json").write_text(json.dumps(config))
+    services.bases._allowed["mute"] = str(mute)
+
+    job = (await client.post("/jobs", json=spec_for(dataset, base_model="mute"))).json()
+
+    events = (await client.get(f"/jobs/{job['id']}/events")).json()["data"]
+    assert [event["level"] for event in events] == ["info", "warn"]
+    assert "no generation prompt" in events[1]["message"]
+    estimate = await client.post("/jobs/estimate", json=spec_for(dataset, base_model="mute"))
+    assert estimate.json()["warnings"] == [events[1]["message"]]

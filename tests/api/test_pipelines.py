@@ -224,3 +224,17 @@ async def test_a_tenant_may_have_so_many_stages_waiting(
         (await client.post("/pipelines", json=two_stages(dataset))).status_code for _ in range(2)
     ]
     assert statuses == [201, 429]
+
+
+async def test_a_stage_may_leave_numbers_open_too(
+    client: httpx.AsyncClient, dataset: dict[str, Any]
+) -> None:
+    method = {"type": "sft", "max_length": 64, "learning_rate": "auto"}
+    stages = {"first": spec_for(dataset, method=method)}
+    stages["second"] = spec_for(dataset, method=method, init="@first")
+
+    made = (await client.post("/pipelines", json={"stages": stages})).json()
+
+    for stage in made["stages"].values():
+        assert stage["spec"]["method"]["learning_rate"] == 7.9e-3
+        assert stage["spec"]["method"]["auto"] == ["learning_rate"]

@@ -20,6 +20,7 @@ GRADER: dict[str, Any] = {
 }
 BODIES: dict[str, dict[str, Any]] = {
     "/jobs": spec_for({"id": "ds_" + "0" * 24}, peft={"type": "lora"}),
+    "/jobs/estimate": spec_for({"id": "ds_" + "0" * 24}, peft={"type": "lora"}),
     "/pipelines": {
         "stages": {"a": spec_for({"id": "ds_" + "0" * 24}, peft={"type": "lora"})},
     },

@@ -186,3 +186,32 @@ def test_the_keys_of_another_tenant_see_nothing_of_ours(
 
     assert dataset["id"] not in shared.run("dataset", "list", "--key", key)
     assert "No tenant" in shared.run("key", "list", "--tenant", "nobody", code=1)
+
+
+def test_a_job_is_estimated_from_its_file(
+    shared: Luthier, dataset: dict[str, Any], job: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "job.json"
+    file.write_text(json.dumps({"method": {"type": "sft", "learning_rate": "auto"}}))
+
+    said = shared.run("job", "estimate", str(file), "--dataset", dataset["id"])
+    found = json.loads(
+        shared.run("job", "estimate", str(file), "--dataset", dataset["id"], "--json")
+    )
+
+    assert "trainable_parameters" in said
+    assert "activations" in said
+    assert "1 earlier job on this base" in said
+    assert (found["rows"], found["steps"]) == (60, 24)
+    assert found["method"]["auto"] == ["learning_rate"]
+
+
+def test_a_finished_job_shows_what_was_expected_beside_what_it_took(
+    shared: Luthier, job: dict[str, Any]
+) -> None:
+    said = shared.run("job", "show", job["id"])
+    assert job["estimate"]["steps"] == job["actual"]["steps"] == 16
+    assert job["estimate"]["trained_tokens"] == job["actual"]["trained_tokens"]
+    rows = [line.split() for line in said.splitlines()]
+    assert ["steps", "16", "16"] in rows
+    assert any(row[:2] == ["peak", "memory"] for row in rows)

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from engine.estimate.model import Actual, Estimate
 from engine.merging import MergeMethod, WeightedAdapter
-from engine.spec import LoraPeft, SftMethod
+from engine.spec import FullPeft, LoraPeft, SftMethod
 from jobs.board import Idempotency
 from jobs.errors import (
     Conflict,
@@ -528,7 +530,7 @@ def test_jobs_of_before_there_were_merges_are_there_after_migrating(url: str) ->
     job_id = submit(store, tenant_id, key="k")
     before = store.jobs.get(tenant_id, job_id)
     with store.database.write() as connection:
-        connection.execute(sa.text("update alembic_version set version_num = '0002'"))
+        command.downgrade(store.database._alembic(connection), "0002")
 
     store.database.migrate()
 
@@ -632,3 +634,73 @@ def test_a_postgresql_that_takes_no_writes_is_said_to_be_unavailable(postgres_ur
     with pytest.raises(StoreUnavailable):
         tenant_of(store)
     store.close()
+
+
+ESTIMATE = Estimate(
+    rows=3,
+    counted_rows=3,
+    trained_rows=3,
+    held_out_rows=0,
+    left_out=0,
+    fully_masked=0,
+    truncated=0,
+    longest=9,
+    tokens=27,
+    trained_tokens=9,
+    sampled_tokens=0,
+    steps=10,
+    trainable_parameters=64,
+    memory={},
+    peak_memory_bytes=1,
+    token_passes=100,
+    modelled_seconds=4.0,
+    seconds=4.0,
+    seconds_from="model",
+    basis={},
+)
+
+
+def test_an_estimate_stands_beside_what_the_job_took_and_teaches_the_next(store: Store) -> None:
+    tenant_id = tenant_of(store)
+    job_id = submit(store, tenant_id)
+    claim = store.leases.claim("worker", "default")
+    assert claim is not None
+    store.leases.note_estimate(job_id, 1, ESTIMATE)
+    actual = Actual(steps=10, first_step=5, seconds=6.0)  # half of it, after a pause
+
+    store.leases.succeed(job_id, 1, adapter_of(tenant_id, job_id), 6.0, actual)
+
+    job = store.jobs.get(tenant_id, job_id)
+    assert (job.estimate, job.actual) == (ESTIMATE, actual)
+    (earlier,) = store.throughputs.earlier("default", claim.job.spec)
+    assert (earlier.seconds, earlier.modelled_seconds) == (6.0, 2.0)
+    assert store.throughputs.earlier("gpu", claim.job.spec) == ()
+    other = claim.job.spec.model_copy(update={"peft": FullPeft()})
+    assert store.throughputs.earlier("default", other) == ()
+
+
+def test_an_attempt_that_lost_its_lease_notes_no_estimate(store: Store) -> None:
+    job_id = submit(store, tenant_of(store))
+    store.leases.claim("worker", "default")
+    with pytest.raises(LeaseLost):
+        store.leases.note_estimate(job_id, 2, ESTIMATE)
+
+
+def test_warnings_of_a_job_are_its_first_events(store: Store) -> None:
+    tenant_id = tenant_of(store)
+    spec = spec_of(dataset_of(store, tenant_id))
+    job = store.jobs.submit(tenant_id, spec, base_revision="r", warnings=("mind this",)).job
+    events, _ = store.jobs.events(tenant_id, job.id)
+    assert [(e.level, e.message) for e in events] == [("info", "queued"), ("warn", "mind this")]
+
+
+def test_jobs_from_before_there_were_estimates_still_load(store: Store) -> None:
+    tenant_id = tenant_of(store)
+    job_id = submit(store, tenant_id)
+    with store.database.write() as connection:
+        command.downgrade(store.database._alembic(connection), "0002")
+
+    store.database.migrate()
+
+    job = store.jobs.get(tenant_id, job_id)
+    assert (job.estimate, job.actual, job.spec.method.auto) == (None, None, ())

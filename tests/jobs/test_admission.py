@@ -134,3 +134,27 @@ def test_a_dataset_that_the_tenant_does_not_have_is_not_found(house: House) -> N
             spec(house),
             max_lora_rank=64,
         )
+
+
+def test_what_was_left_open_is_settled_and_validated_numbers_reach_the_plan(house: House) -> None:
+    method = {"type": "sft", "learning_rate": "auto", "num_train_epochs": "auto"}
+    wanted = spec(house, method=method)
+    admitted = admit(house.store, house.bases, house.tenant_id, wanted, max_lora_rank=64)
+    found = admitted.spec.method
+    assert found.auto == ("learning_rate", "num_train_epochs")
+    assert (found.learning_rate, found.num_train_epochs) == (2.8e-3, 10.0)
+    assert found.model_dump(exclude={"auto"}) == SftMethod(
+        learning_rate=2.8e-3, num_train_epochs=10.0
+    ).model_dump(exclude={"auto"})
+
+
+def test_nothing_is_guessed_for_a_base_that_does_not_say_its_sizes(
+    house: House, tmp_path: Path
+) -> None:
+    bare = shutil.copytree(house.bases.find("tiny").path, tmp_path / "bare")
+    config = json.loads((bare / "config.json").read_text())
+    del config["hidden_size"]
+    (bare / "config.json").write_text(json.dumps(config))
+    house.bases._allowed["bare"] = str(bare)
+    found = problems(house, base_model="bare", method={"type": "sft", "warmup_ratio": "auto"})
+    assert found == {"method.warmup_ratio": "auto_unavailable"}

@@ -181,6 +181,24 @@ def runner_of(
     return runner, shop
 
 
+def test_what_was_expected_and_what_it_took_stand_on_the_job(
+    run: Callable[..., tuple[House, Job, Scripted]],
+) -> None:
+    def begin(script: Script) -> Report:
+        return Started(
+            total_steps=9, rows=3, trained_tokens=33, trainable_parameters=1, resumed_step=0
+        )
+
+    _, job, _ = run([begin, step(1), finish])
+
+    assert job.status is Status.SUCCEEDED
+    assert job.estimate is not None
+    assert job.actual is not None
+    assert (job.estimate.rows, job.estimate.trained_rows) == (3, 3)
+    assert job.estimate.steps == 3
+    assert (job.actual.trained_tokens, job.actual.seconds) == (33, 1.0)
+
+
 def published(house: House, job: Job, attempt: int) -> bool:
     try:
         registry.read_manifest(house.objects, house.tenant_id, adapter_id_of(job.id, attempt))

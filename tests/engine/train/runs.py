@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from engine.plan import Evaluated, Finished, Report, Saved, Stepped, TrainPlan, Warned
+from engine.plan import Evaluated, Finished, Report, Saved, Started, Stepped, TrainPlan, Warned
 from engine.spec import ROWS_OF_METHOD, Method, Peft
 from engine.train.child import METHODS
 from tests.workers import conversations
@@ -17,12 +17,15 @@ class Reports:
     def __init__(self, checkpoints: Path, directive: str) -> None:
         self.directive = directive
         self.checkpoints = checkpoints
+        self.started: Started | None = None
         self.metrics: dict[int, dict[str, float]] = {}
         self.evaluations: list[tuple[int, dict[str, float]]] = []
         self.warnings: list[str] = []
 
     def send(self, report: Report) -> None:
         match report:
+            case Started():
+                self.started = report
             case Stepped():
                 self.metrics[report.step] = report.metrics
             case Evaluated():

@@ -1,0 +1,84 @@
+"""What a job would take, told before it is posted."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Body
+
+from api.auth import TenantId
+from api.bodies import StrictRoute
+from api.calls import in_thread
+from api.copies import dataset_copy
+from api.envelope import refusals
+from api.jobs import SMALL_JOB
+from api.paging import known
+from api.rendering import renderer_of
+from api.services import FromServices, Services
+from engine.estimate.model import Estimate
+from engine.spec import Method, Peft
+from jobs.admission import admit
+from jobs.estimating import estimate_job
+from jobs.inputs import inputs_of
+from jobs.model import JobSpec
+
+router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
+
+
+class EstimateView(Estimate):
+    """An estimate, with the job as it would run: every choice spelled out."""
+
+    object: Literal["job.estimate"] = "job.estimate"
+    base_model: str
+    dataset: str
+    method: Method
+    peft: Peft
+
+
+@router.post("/estimate", responses=refusals(404))
+async def estimate(
+    spec: Annotated[JobSpec, Body(examples=[SMALL_JOB])],
+    tenant_id: TenantId,
+    services: FromServices,
+) -> EstimateView:
+    """Tokens, steps, memory and time of a job. It is checked as if it were posted; nothing is kept.
+
+    Its rows are rendered as its trainer will do it, which may take a while; of a large dataset, a
+    sample of them.
+    """
+    known("dataset", spec.dataset)
+    for adapter_id in inputs_of(spec).values():
+        known("adapter", adapter_id)
+    async with services.slow:
+        return await in_thread(_estimate, services, tenant_id, spec)
+
+
+def _estimate(services: Services, tenant_id: str, spec: JobSpec) -> EstimateView:
+    settings, store = services.settings, services.store
+    admitted = admit(
+        store,
+        services.bases,
+        tenant_id,
+        spec,
+        max_lora_rank=settings.max_lora_rank,
+        qlora=settings.can_quantize,
+    )
+    dataset, job = store.datasets.get(tenant_id, spec.dataset), admitted.spec
+    with dataset_copy(services, dataset) as rows:
+        found = estimate_job(
+            store,
+            dataset,
+            job,
+            admitted.base,
+            rows,
+            renderer_of(admitted.base),
+            queue=settings.queue,
+            device=settings.device,
+            threads=settings.threads,
+        )
+    figures = {name: getattr(found, name) for name in Estimate.model_fields}
+    return EstimateView(
+        base_model=job.base_model,
+        dataset=job.dataset,
+        method=job.method,
+        peft=job.peft,
+        **figures,
+    )

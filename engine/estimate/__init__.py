@@ -1,0 +1,1 @@
+"""What a job will take, before it runs: tokens, steps, parameters, memory, time. Torch-free."""

@@ -1,0 +1,69 @@
+"""A job's estimate, from its rows in a file, its base, and what earlier jobs took."""
+
+import json
+from pathlib import Path
+
+from adapters.errors import AdapterError
+from adapters.tensors import base_shapes
+from engine.bases import BaseModel
+from engine.estimate.base import BaseShape, base_shape
+from engine.estimate.counting import stride_for
+from engine.estimate.forecast import Asked, Worker, forecast
+from engine.estimate.model import Device, Estimate
+from engine.generation_prompt import prompt_warnings
+from engine.render import Renderer
+from engine.rows import iter_rows
+from engine.spec import Peft
+from jobs.inputs import REWARD, inputs_of
+from jobs.model import Dataset, JobSpec
+from jobs.sources import source_of
+from jobs.store import Store
+
+
+def estimate_job(
+    store: Store,
+    dataset: Dataset,
+    spec: JobSpec,
+    base: BaseModel,
+    rows: Path,
+    renderer: Renderer,
+    *,
+    queue: str,
+    device: Device,
+    threads: int,
+) -> Estimate:
+    """What an admitted job will take; `rows` is a copy of its dataset.
+
+    Raises RenderError and EstimateImpossible, and NotFound where the reward adapter is gone.
+    """
+    asked = Asked(
+        method=spec.method,
+        peft=spec.peft,
+        seed=spec.seed,
+        reward_peft=_reward_peft(store, dataset.tenant_id, spec),
+        continues=spec.init is not None,
+    )
+    return forecast(
+        asked,
+        shape_of(base),
+        iter_rows(rows, dataset.format, dataset.row_type),
+        renderer,
+        Worker(device, threads, store.throughputs.earlier(queue, spec)),
+        stride=stride_for(dataset.rows, dataset.size_bytes),
+        warnings=prompt_warnings(renderer.contract),
+    )
+
+
+def shape_of(base: BaseModel) -> BaseShape:
+    """From the weights' headers where they are here, else from config.json alone."""
+    config = json.loads((base.path / "config.json").read_bytes())
+    try:
+        tensors = base_shapes(base.path)
+    except AdapterError:
+        tensors = None  # only its small files are on this machine
+    return base_shape(config, tensors)
+
+
+def _reward_peft(store: Store, tenant_id: str, spec: JobSpec) -> Peft | None:
+    adapter_id = inputs_of(spec).get(REWARD)
+    return None if adapter_id is None else source_of(store.adapters.get(tenant_id, adapter_id)).peft
