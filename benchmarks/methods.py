@@ -129,7 +129,7 @@ def held_out() -> list[str]:
 
 def rate(peft: str, low: float) -> float:
     """Virtual tokens need a higher learning rate than matrices, and whole weights a lower one."""
-    return {"full": low / 8, "prompt_tuning": 0.05, "prefix_tuning": 0.02}.get(peft, low)
+    return low * {"full": 1 / 8, "prompt_tuning": 50, "prefix_tuning": 20}.get(peft, 1)
 
 
 def run(bench: Bench, pefts: list[str]) -> None:
@@ -140,20 +140,30 @@ def run(bench: Bench, pefts: list[str]) -> None:
             tickets["adapter_id"]), SFT_BAR[peft])  # fmt: skip
         start = bench.job("demonstrations", sft(peft, epochs=4), peft)["adapter_id"]
         before = bench.kindness(start, prompts)
-        reward = bench.job("preference", offline("reward", rate(peft, 1e-3), 4), peft)
-        accuracy = evaluations(bench, reward, "eval_accuracy")
-        bench.note(reward, peft, "pair accuracy", accuracy[0], accuracy[-1], 0.9)
-        for method, rows in (("dpo", "preference"), ("orpo", "preference"), ("kto", "rating")):
-            job = bench.job(rows, offline(method, rate(peft, 5e-4), 3), peft, init=start)
+        reward = None if peft in VIRTUAL else score(bench, peft)
+        for method, (rows, low) in CHOOSING.items():
+            job = bench.job(rows, offline(method, rate(peft, low), 3), peft, init=start)
             after = bench.kindness(job["adapter_id"], prompts)
             bench.note(job, peft, "kind answers", before, after, 0.9)
-        for method in online(peft, reward["adapter_id"]):
+        for method in online(peft, reward):
             job = bench.job("prompts", method, peft, init=start)
             after = bench.kindness(job["adapter_id"], prompts)
             bench.note(job, peft, "kind answers", before, after, 0.9)
 
 
+# The rows of each method that learns to choose, and its learning rate for matrices.
+CHOOSING = {"dpo": ("preference", 1e-4), "orpo": ("preference", 5e-4), "kto": ("rating", 1e-4)}
+VIRTUAL = ("prompt_tuning", "prefix_tuning")  # no reward model and no PPO: see jobs/combinations.py
 SFT_BAR = dict.fromkeys(PEFTS, 0.9) | {"prompt_tuning": 0.3, "prefix_tuning": 0.3}
+
+
+def score(bench: Bench, peft: str) -> str:
+    """Train a reward model; its adapter."""
+    job = bench.job("preference", offline("reward", rate(peft, 1e-3), 4), peft)
+    accuracy = evaluations(bench, job, "eval_accuracy")
+    bench.note(job, peft, "pair accuracy", accuracy[0], accuracy[-1], 0.9)
+    adapter: str = job["adapter_id"]
+    return adapter
 
 
 def sft(peft: str, epochs: float) -> dict[str, Any]:
@@ -170,7 +180,7 @@ def offline(method: str, learning_rate: float, epochs: float) -> dict[str, Any]:
     }
 
 
-def online(peft: str, reward_model: str) -> list[dict[str, Any]]:
+def online(peft: str, reward_model: str | None) -> list[dict[str, Any]]:
     common = {
         "learning_rate": rate(peft, 5e-4),
         "max_length": 64,

@@ -51,7 +51,7 @@ class Waiting:
     """The part of the jobs table that a sweep looks at."""
 
     def __init__(self, queued: int) -> None:
-        self.jobs = queued
+        self.jobs, self.leases, self.pipelines = queued, self, None
 
     def queued(self, queue: str) -> int:
         return self.jobs

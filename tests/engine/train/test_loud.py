@@ -6,21 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from peft import PeftModel
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from engine.examples import IGNORED, read_conversation
 from engine.render import load_renderer
 from engine.rows import Conversation, Message
-from engine.spec import LoraPeft, RewardMethod
 from engine.train.collators import padded
 from engine.train.errors import TrainingFailed
-from engine.train.reward_model import load_headed_base
 from engine.train.watch import Watch
 from tests.bases import make_base
-from tests.engine.train.runs import Reports, train
+from tests.engine.train.runs import Reports
 
 SHORT: dict[str, Any] = {"max_length": 64, "per_device_batch_size": 2}
 
@@ -56,20 +52,6 @@ def test_the_end_is_learned_where_it_is_also_the_padding(unpadded: Path) -> None
     assert set(batch["labels"][0, last + 1 :].tolist()) == {IGNORED}
     for attention in (batch["attention_mask"], own["attention_mask"]):
         assert attention[0].tolist() == [1] * (last + 1) + [0] * (attention.shape[1] - last - 1)
-
-
-def test_a_reward_model_scores_the_end_where_it_is_also_the_padding(
-    unpadded: Path, tmp_path: Path
-) -> None:
-    method = RewardMethod(max_steps=1, **SHORT)
-    finished, _ = train(unpadded, tmp_path / "run", method, LoraPeft(r=2))
-    probe = finished.scores[0]
-    assert probe.token_ids[-1] == load_renderer(unpadded).contract.eos_token_id
-    model = PeftModel.from_pretrained(load_headed_base(unpadded, 2), finished.path).eval()
-    with torch.no_grad():
-        body = model.base_model.model.model(input_ids=torch.tensor([probe.token_ids]))
-        served = model.base_model.model.score(body.last_hidden_state[0, -1])
-    assert probe.score == pytest.approx(served.item(), abs=1e-5)
 
 
 def logged(watch: Watch, *losses: float) -> None:
