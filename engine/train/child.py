@@ -5,6 +5,7 @@ A crash, an out-of-memory kill or a segfault here ends this attempt and nothing 
 
 import resource
 import signal
+import sys
 import traceback
 import warnings
 from collections.abc import Callable
@@ -36,6 +37,9 @@ def main(connection: Connection, plan_json: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     link = Link(connection)
     plan = PLAN.validate_json(plan_json)
+    if getattr(getattr(plan, "peft", None), "type", None) != "qlora":
+        # peft would import it for a look at each layer, which takes a second.
+        sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
     _quiet()
     torch.set_num_threads(plan.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
