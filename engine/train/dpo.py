@@ -7,13 +7,11 @@ itself: no second model is held, and a step costs one forward pass instead of tw
 from trl import DPOConfig, DPOTrainer
 
 from engine.plan import Finished, TrainPlan
-from engine.render import load_renderer
-from engine.rows import iter_rows
 from engine.spec import DpoMethod
 from engine.train.collators import PairCollator, pair_columns
 from engine.train.examples import preferences
 from engine.train.link import Link
-from engine.train.start import begin, drop_reference, finish, tell
+from engine.train.start import begin, drop_reference, finish, read
 from engine.train.trainer import arguments, fed, run, split_rows
 
 
@@ -24,10 +22,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     """
     method = plan.method
     assert isinstance(method, DpoMethod)
-    renderer = load_renderer(plan.base_path)
-    rows = iter_rows(plan.dataset_path, plan.dataset_format, plan.row_type)
-    data = preferences(rows, renderer, method.max_length)
-    tell(plan, link, data)
+    renderer, data = read(plan, link, preferences)
     start = begin(plan, [pair.chosen for pair in data.examples])
     split = split_rows(data.examples, pair_columns, plan)
     trainer = fed(DPOTrainer)(

@@ -8,8 +8,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl import GRPOConfig, GRPOTrainer
 
 from engine.plan import Finished, TrainPlan
-from engine.render import load_renderer
-from engine.rows import iter_rows
 from engine.spec import GrpoMethod
 from engine.steps import prompts_a_step, total_steps
 from engine.train.examples import prompts as tokenized
@@ -17,7 +15,7 @@ from engine.train.link import Link
 from engine.train.prompting import Prompts, probe_examples, split_prompts
 from engine.train.reward_watch import RewardWatch
 from engine.train.scorer import Scorer, scorer_of
-from engine.train.start import begin, finish, tell
+from engine.train.start import begin, finish, read
 from engine.train.trainer import Split, arguments, run
 
 
@@ -28,10 +26,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     """
     method = plan.method
     assert isinstance(method, GrpoMethod)
-    renderer = load_renderer(plan.base_path)
-    rows = iter_rows(plan.dataset_path, plan.dataset_format, plan.row_type)
-    data = tokenized(rows, renderer, method.max_length)
-    tell(plan, link, data)
+    renderer, data = read(plan, link, tokenized)
     start = begin(plan, probe_examples(data.examples))
     start.model.generation_config.eos_token_id = list(renderer.contract.stop_token_ids)
     prompts = split_prompts(data.examples, plan)

@@ -1,19 +1,20 @@
 """Kahneman-Tversky optimization from unpaired labels, by TRL's KTOTrainer."""
 
 import random
+from collections.abc import Iterable
 from functools import partial
 
 from trl import KTOConfig, KTOTrainer
 
 from engine.plan import Finished, TrainPlan
-from engine.render import load_renderer
-from engine.rows import iter_rows
+from engine.render import Renderer
+from engine.rows import Row
 from engine.spec import KtoMethod
 from engine.train.collators import RatedCollator, rated_columns
 from engine.train.errors import TrainingFailed
-from engine.train.examples import Rated, ratings
+from engine.train.examples import Rated, Tokenized, ratings
 from engine.train.link import Link
-from engine.train.start import begin, drop_reference, finish, tell
+from engine.train.start import begin, drop_reference, finish, read
 from engine.train.trainer import arguments, fed, run, split_rows
 
 
@@ -26,11 +27,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     """
     method = plan.method
     assert isinstance(method, KtoMethod)
-    renderer = load_renderer(plan.base_path)
-    rows = iter_rows(plan.dataset_path, plan.dataset_format, plan.row_type)
-    data = ratings(rows, renderer, method.max_length)
-    _check(data.examples)
-    tell(plan, link, data)
+    renderer, data = read(plan, link, _both_labels)
     random.Random(plan.seed).shuffle(data.examples)
     start = begin(plan, [rated.answer for rated in data.examples])
     columns = partial(rated_columns, batch_size=method.per_device_batch_size)
@@ -60,8 +57,10 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     return finish(plan, link, start, outcome, renderer)
 
 
-def _check(examples: list[Rated]) -> None:
-    labels = {rated.label for rated in examples}
+def _both_labels(rows: Iterable[Row], renderer: Renderer, max_length: int) -> Tokenized[Rated]:
+    data = ratings(rows, renderer, max_length)
+    labels = {rated.label for rated in data.examples}
     if len(labels) == 1:
         text = f"Every row has the label {str(labels.pop()).lower()}; KTO learns from both."
         raise TrainingFailed("one_label", text)
+    return data

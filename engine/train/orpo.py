@@ -11,13 +11,11 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
 from engine.plan import Finished, TrainPlan
-from engine.render import load_renderer
-from engine.rows import iter_rows
 from engine.spec import OrpoMethod
 from engine.train.collators import PairCollator, pair_columns
 from engine.train.examples import preferences
 from engine.train.link import Link
-from engine.train.start import begin, finish, tell
+from engine.train.start import begin, finish, read
 from engine.train.trainer import arguments, run, split_rows
 
 
@@ -28,10 +26,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     """
     method = plan.method
     assert isinstance(method, OrpoMethod)
-    renderer = load_renderer(plan.base_path)
-    rows = iter_rows(plan.dataset_path, plan.dataset_format, plan.row_type)
-    data = preferences(rows, renderer, method.max_length)
-    tell(plan, link, data)
+    renderer, data = read(plan, link, preferences)
     start = begin(plan, [pair.chosen for pair in data.examples])
     split = split_rows(data.examples, pair_columns, plan)
     trainer = OrpoTrainer(

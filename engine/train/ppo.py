@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from engine.plan import Evaluated, Finished, Started, Stepped, TrainPlan
-from engine.render import Renderer, load_renderer
-from engine.rows import iter_rows
+from engine.render import Renderer
 from engine.spec import PpoMethod
 from engine.steps import answers_a_step, total_steps
 from engine.train.actor_critic import ActorCritic, Answers
@@ -34,7 +33,7 @@ from engine.train.ppo_state import PpoState
 from engine.train.prompting import Prompts, probe_examples, sampling, split_prompts
 from engine.train.reward_watch import RewardWatch
 from engine.train.scorer import Grading, Scorer
-from engine.train.start import POLICY, begin, finish, tell
+from engine.train.start import POLICY, begin, finish, read
 from engine.train.trainer import Outcome
 
 
@@ -45,10 +44,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     """
     method = plan.method
     assert isinstance(method, PpoMethod)
-    renderer = load_renderer(plan.base_path)
-    rows = iter_rows(plan.dataset_path, plan.dataset_format, plan.row_type)
-    data = prompts(rows, renderer, method.max_length)
-    tell(plan, link, data)
+    renderer, data = read(plan, link, prompts)
     start = begin(plan, probe_examples(data.examples))
     split = split_prompts(data.examples, plan)
     actor = ActorCritic(

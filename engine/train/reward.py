@@ -1,6 +1,7 @@
 """A reward model from human comparisons, by TRL's RewardTrainer."""
 
 import math
+from functools import partial
 from typing import Any
 
 from peft import PeftModel
@@ -8,15 +9,13 @@ from transformers import AutoTokenizer, set_seed
 from trl import RewardConfig, RewardTrainer
 
 from engine.plan import Finished, ScoreProbe, TrainPlan
-from engine.render import load_renderer
-from engine.rows import iter_rows
 from engine.spec import QloraPeft, RewardMethod
 from engine.train.errors import TrainingFailed
 from engine.train.examples import Pair, preferences
 from engine.train.link import Link
 from engine.train.model import add_peft, export
 from engine.train.reward_model import load_headed_base, scores
-from engine.train.start import tell
+from engine.train.start import read
 from engine.train.trainer import arguments, run, split_rows
 
 PROBES = 2  # pairs
@@ -30,10 +29,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     """
     method = plan.method
     assert isinstance(method, RewardMethod)
-    renderer = load_renderer(plan.base_path)
-    rows = iter_rows(plan.dataset_path, plan.dataset_format, plan.row_type)
-    data = preferences(rows, renderer, method.max_length, whole=True)
-    tell(plan, link, data)
+    renderer, data = read(plan, link, partial(preferences, whole=True))
     set_seed(plan.seed)
     pad = renderer.contract.pad_token_id
     base = load_headed_base(plan.base_path, pad, plan.peft)

@@ -4,12 +4,10 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from engine.plan import Finished, TrainPlan
-from engine.render import load_renderer
-from engine.rows import iter_rows
 from engine.spec import SftMethod
 from engine.train.examples import Example, conversations
 from engine.train.link import Link
-from engine.train.start import begin, finish, tell
+from engine.train.start import begin, finish, read
 from engine.train.trainer import arguments, run, split_rows
 
 
@@ -20,10 +18,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     """
     method = plan.method
     assert isinstance(method, SftMethod)
-    renderer = load_renderer(plan.base_path)
-    rows = iter_rows(plan.dataset_path, plan.dataset_format, plan.row_type)
-    data = conversations(rows, renderer, method.max_length)
-    tell(plan, link, data)
+    renderer, data = read(plan, link, conversations)
     start = begin(plan, data.examples)
     split = split_rows(data.examples, columns, plan)
     trainer = SFTTrainer(

@@ -1,14 +1,16 @@
 """The model that a job trains, before its first step, and what it became, as files with probes."""
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from peft import PeftModel
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from engine.plan import Finished, TrainPlan, Warned
-from engine.render import Renderer
+from engine.render import Renderer, load_renderer
+from engine.rows import Row, iter_rows
 from engine.spec import KIND_OF_PEFT
 from engine.train import probing
 from engine.train.errors import TrainingFailed
@@ -18,6 +20,9 @@ from engine.train.model import add_peft, export, load_base
 from engine.train.trainer import Outcome
 from engine.train.virtual_tokens import rate_warnings
 
+T = TypeVar("T")
+# Rows as examples of at most so many tokens each.
+Reader = Callable[[Iterable[Row], Renderer, int], Tokenized[T]]
 POLICY = "default"  # the adapter that is trained; others beside it are references
 
 
@@ -55,11 +60,18 @@ def _continued(plan: TrainPlan, base: Any) -> Any:
     return model
 
 
-def tell(plan: TrainPlan, link: Link, data: Tokenized[Any]) -> None:
-    """Warn of rows that were cut or left out, and of a learning rate for another kind of PEFT."""
+def read(plan: TrainPlan, link: Link, reader: Reader[T]) -> tuple[Renderer, Tokenized[T]]:
+    """The plan's rows, as the base writes them.
+
+    Warns of rows that were cut or left out, and of a learning rate for another kind of PEFT.
+    """
+    renderer = load_renderer(plan.base_path)
+    rows = iter_rows(plan.dataset_path, plan.dataset_format, plan.row_type)
+    data = reader(rows, renderer, plan.method.max_length)
     cautions = rate_warnings(plan.peft, plan.method.learning_rate)
     for message in (*data.warnings(plan.method.max_length), *cautions):
         link.send(Warned(message=message))
+    return renderer, data
 
 
 def finish(
