@@ -13,13 +13,14 @@ from api.envelope import ListOf, Wire, refusals
 from api.paging import After, JobId, Limit, known
 from api.rendering import warnings_of
 from api.services import FromServices, Services
+from engine.bases import BaseModel
 from engine.estimate.model import Actual, Estimate
 from engine.merging import MergeMethod
 from engine.spec import Method, Peft
 from jobs.admission import admit
 from jobs.idempotency import Idempotency
 from jobs.inputs import inputs_of
-from jobs.model import Job, JobError, JobSpec, Progress, Status, Timings
+from jobs.model import Job, JobError, JobSpec, Progress, Status, Timings, Work
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
 
@@ -127,16 +128,31 @@ def _submit(services: Services, tenant_id: str, spec: JobSpec, key: str | None) 
         max_lora_rank=settings.max_lora_rank,
         qlora=settings.can_quantize,
     )
-    submitted = board.submit(
+    warnings = warnings_of(admitted.base)
+    return queued(services, tenant_id, admitted.spec, admitted.base, idempotency, warnings=warnings)
+
+
+def queued(
+    services: Services,
+    tenant_id: str,
+    spec: Work,
+    base: BaseModel,
+    idempotency: Idempotency | None,
+    *,
+    warnings: tuple[str, ...] = (),
+) -> Job:
+    """The job of an admitted spec, in the queue; a worker is told of it once."""
+    queue = services.settings.queue
+    submitted = services.store.jobs.submit(
         tenant_id,
-        admitted.spec,
-        base_revision=admitted.base.revision,
-        queue=settings.queue,
+        spec,
+        base_revision=base.revision,
+        queue=queue,
         idempotency=idempotency,
-        warnings=warnings_of(admitted.base),
+        warnings=warnings,
     )
     if not submitted.replayed:
-        services.wakeups.wake(settings.queue)
+        services.wakeups.wake(queue)
     return submitted.job
 
 

@@ -57,13 +57,4 @@ def _submit(services: Services, tenant_id: str, request: MergeRequest, key: str 
         request,
         max_lora_rank=settings.max_lora_rank,
     )
-    submitted = board.submit(
-        tenant_id,
-        admitted.spec,
-        base_revision=admitted.base.revision,
-        queue=settings.queue,
-        idempotency=idempotency,
-    )
-    if not submitted.replayed:
-        services.wakeups.wake(settings.queue)
-    return submitted.job
+    return jobs.queued(services, tenant_id, admitted.spec, admitted.base, idempotency)
