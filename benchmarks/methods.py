@@ -3,7 +3,8 @@
 Run by `make methods-table`, which writes docs/methods.md. Demonstrations teach the model that ships
 two manners, turn about; what comes after is to choose the kind one, which is the rule that made the
 comparisons, the ratings and the reward. The figure is how many of the answers to held-out prompts,
-sampled at temperature 1, are kind.
+sampled at temperature 1, are kind, which is also their mean reward by the grader of GRPO. A method
+passes with that figure above its bar, and with what its job says of itself on the right side too.
 """
 
 import json
@@ -42,6 +43,18 @@ PEFTS: dict[str, dict[str, Any]] = {
 GRADER = {"type": "string_check", "name": "kind", "operation": "like", "reference": KIND}
 GRADER |= {"input": "{{ sample.output_text }}"}
 NEW_TOKENS = 40
+MAX_KL = 20.0  # nats an answer, of PPO; GRPO's KL is of a token
+
+
+@dataclass(frozen=True)
+class Also:
+    """What a job says of itself on held-out rows, and whether that is on the right side."""
+
+    text: str
+    holds: bool
+
+
+NOTHING = Also("", True)
 
 
 @dataclass(frozen=True)
@@ -56,10 +69,11 @@ class Line:
     bar: float
     seconds: float
     memory_mb: float
+    also: Also
 
     @property
     def passed(self) -> bool:
-        return self.after >= self.bar
+        return self.after >= self.bar and self.also.holds
 
 
 @dataclass
@@ -82,7 +96,7 @@ class Bench:
         return job
 
     def note(self, job: dict[str, Any], peft: str, figure: str, before: float, after: float,
-             bar: float) -> None:  # fmt: skip
+             bar: float, also: Also = NOTHING) -> None:  # fmt: skip
         metrics = self.client.get(f"/adapters/{job['adapter_id']}")["metrics"]
         line = Line(
             job["method"]["type"],
@@ -93,6 +107,7 @@ class Bench:
             bar,
             job["timings"]["training_s"],
             metrics["peak_memory_bytes"] / (1 << 20),
+            also,
         )
         self.lines.append(line)
         print(row_of(line), flush=True)
@@ -144,11 +159,11 @@ def run(bench: Bench, pefts: list[str]) -> None:
         for method, (rows, low) in CHOOSING.items():
             job = bench.job(rows, offline(method, rate(peft, low), 3), peft, init=start)
             after = bench.kindness(job["adapter_id"], prompts)
-            bench.note(job, peft, "kind answers", before, after, 0.9)
+            bench.note(job, peft, "kind answers", before, after, 0.9, preferred(bench, job))
         for method in online(peft, reward):
             job = bench.job("prompts", method, peft, init=start)
             after = bench.kindness(job["adapter_id"], prompts)
-            bench.note(job, peft, "kind answers", before, after, 0.9)
+            bench.note(job, peft, "kind answers", before, after, 0.9, near(bench, job))
 
 
 # The rows of each method that learns to choose, and its learning rate for matrices.
@@ -166,8 +181,28 @@ def score(bench: Bench, peft: str) -> str:
     return adapter
 
 
+def preferred(bench: Bench, job: dict[str, Any]) -> Also:
+    """Of the held-out rows: the margin, and where answers come in pairs the share put right."""
+    margin = evaluations(bench, job, "eval_rewards/margins")[-1]
+    right = evaluations(bench, job, "eval_rewards/accuracies")
+    if not right:
+        return Also(f"margin {margin:.2f}", margin > 0)
+    return Also(f"margin {margin:.2f}, pairs {right[-1]:.0%}", margin > 0 and right[-1] >= 0.9)
+
+
+def near(bench: Bench, job: dict[str, Any]) -> Also:
+    """The KL to the starting policy, which stays below its bound in every step."""
+    distances = evaluations(bench, job, "kl")
+    return Also(f"KL {distances[-1]:.2f}", max(distances) < MAX_KL)
+
+
 def sft(peft: str, epochs: float) -> dict[str, Any]:
-    return {"type": "sft", "num_train_epochs": epochs, "learning_rate": rate(peft, 2e-3)}
+    return {
+        "type": "sft",
+        "num_train_epochs": epochs,
+        "learning_rate": rate(peft, 2e-3),
+        "max_length": 384,
+    }
 
 
 def offline(method: str, learning_rate: float, epochs: float) -> dict[str, Any]:
@@ -187,7 +222,7 @@ def online(peft: str, reward_model: str | None) -> list[dict[str, Any]]:
         "max_completion_length": NEW_TOKENS,
         "per_device_batch_size": 16,
         "max_steps": 25,
-        "max_kl": 20.0,
+        "max_kl": MAX_KL,
     }
     ppo = common | {"type": "ppo", "reward_model": reward_model}
     grpo = common | {"type": "grpo", "grader": GRADER, "num_generations": 8, "beta": 0.02}
@@ -202,20 +237,23 @@ def evaluations(bench: Bench, job: dict[str, Any], name: str) -> list[float]:
 def row_of(line: Line) -> str:
     return (
         f"| `{line.method}` | {line.peft} | {line.figure} | {line.before:.0%} | {line.after:.0%} | "
-        f"{line.bar:.0%} | {line.seconds:.0f} | {line.memory_mb:.0f} |"
+        f"{line.bar:.0%} | {line.also.text} | {line.seconds:.0f} | {line.memory_mb:.0f} |"
     )
 
 
-HEAD = """# Every method, measured
+HEAD = f"""# Every method, measured
 
 Made by `make methods-table`: jobs through the HTTP API on the model that ships, without a GPU, all
 from one seed. Figures are of rows that were held out. *Exact match*: letters that become exactly
 their ticket, greedily. *Pair accuracy*: of the reward model. *Kind answers*: of answers sampled at
-temperature 1, those that end as the preferred ones do; before is the adapter that the job starts
-from, which learned both manners.
+temperature 1, those that end as the preferred ones do, which is their mean reward by the grader;
+before is the adapter that the job starts from, which learned both manners. *Held-out rows*: the
+margin between the preferred and the other answers' implicit rewards (ORPO: of their log-odds), and
+the share of pairs put right; of PPO and GRPO the last KL to the starting policy, which must stay
+below {MAX_KL:g} in every step.
 
-| method | PEFT | figure | before | after | bar | seconds | peak MB |
-|---|---|---|---|---|---|---|---|
+| method | PEFT | figure | before | after | bar | held-out rows | seconds | peak MB |
+|---|---|---|---|---|---|---|---|---|
 """
 
 
