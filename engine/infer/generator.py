@@ -27,6 +27,7 @@ class SequenceRequest:
     score_prompt: bool = False
     virtual_tokens: VirtualTokens | None = None
     ahead: bool = False  # a probe: does not wait behind the clients' sequences
+    tenant: str = ""  # whose it is: they take turns
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ def load_headed_lora(
     weight = tensors.pop(_KEY, None)
     if weight is None:
         raise refused(f"it has no {_KEY!r}, which scores")
-    lora = lora_of(config, tensors.items(), base.linear_shapes, base.device, base.linear_weight)
+    lora = lora_of(config, tensors.items(), base.layers, base.device)
     return lora, _checked(weight, base, pad_token_id)
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import structlog
 
+from engine.infer.batching import shapes_for_rows
 from engine.infer.errors import (
     AdapterNotFound,
     AdapterRefused,
@@ -124,7 +125,7 @@ class Loader:
             lora, head = load_headed_lora(folder, base, found.pad_token_id)
             return Served(name, base, lora, found.stop_token_ids, head=head)
         if found.kind == "lora":
-            lora = load_lora(folder, base.linear_shapes, base.device, base.linear_weight)
+            lora = load_lora(folder, base.layers, base.device)
             return Served(name, base, lora, found.stop_token_ids)
         virtual_tokens = base.load_virtual_tokens(folder, found.kind)
         return Served(name, base, None, found.stop_token_ids, virtual_tokens)
@@ -139,6 +140,7 @@ class Loader:
                     )
                 else:
                     model = load_model(name, folder, device, max_context=context)
+                    model.rows = shapes_for_rows(model)
         except ModelUnusable as error:
             code = "model_needs_code" if error.code == "model_needs_code" else "adapter_invalid"
             raise AdapterRefused(code, str(error)) from error

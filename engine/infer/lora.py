@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
+from engine.infer.bank import Layout, LoraBank
 from engine.infer.dora import gain_of, lengthen
 from engine.infer.peft_folder import CONFIG_NAME, read_config, read_tensors, refused
 
@@ -36,27 +37,40 @@ UNSUPPORTED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class LoraWeights:
     """A by module [r, in] and B [out, r]; the scaling is folded into B, and so is DoRA's gain.
 
-    gains: of DoRA alone, by module [out], what the base's own output is multiplied by.
+    gains: of DoRA alone, by module [out], what the base's own output is multiplied by. `packed` is
+    the whole as a LoraBank takes it, None where a layer is none that batches have room for.
     """
 
     pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
     gains: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    packed: torch.Tensor | None = None
+    packed_gains: torch.Tensor | None = None
+    key: object = field(default_factory=object)  # by which a bank knows it without keeping it
+
+    @property
+    def rank(self) -> int:
+        """The largest of its layers."""
+        return max((a.shape[0] for a, _ in self.pairs.values()), default=0)
 
 
 _NOBODY = LoraWeights({})
 
 
-class LoraSwitch:
-    """The linear layers of one model, and whose delta they add in the forward that runs now."""
+class LinearLayers:
+    """The linear layers of one model, and whose deltas they add in the forward that runs now.
 
-    def __init__(self, model: nn.Module) -> None:
+    `layout` has all of them but the one that makes logits, which is wide and hardly ever trained.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.shapes: dict[str, tuple[int, int]] = {}  # module name -> (in, out)
         self._layers: dict[str, nn.Module] = {}
-        self._active = _NOBODY
+        self._active: LoraWeights | None = _NOBODY  # None: whoever the rows of the bank have
+        head = model.get_output_embeddings()
         for name, module in model.named_modules():
             if isinstance(module, nn.Linear):
                 self.shapes[name] = (module.in_features, module.out_features)
@@ -66,10 +80,25 @@ class LoraSwitch:
                 continue
             self._layers[name] = module
             module.register_forward_hook(self._hook(name))
+        self.layout = Layout(
+            {name: shape for name, shape in self.shapes.items() if self._layers[name] is not head}
+        )
+        self.bank = LoraBank(self.layout, device)
 
     def activate(self, lora: LoraWeights | None) -> None:
-        """From now on the layers add this adapter's delta; None: nobody's."""
+        """From now on all rows get this adapter's delta; None: nobody's."""
         self._active = lora or _NOBODY
+
+    def activate_rows(self, first: int, loras: Sequence[LoraWeights | None]) -> None:
+        """From now on the rows of the batch from `first` on get the delta of theirs.
+
+        Each must be packed.
+        """
+        if all(lora is loras[0] for lora in loras):
+            self.activate(loras[0])
+            return
+        self._active = None
+        self.bank.aim(first, loras)
 
     def weight_of(self, name: str) -> torch.Tensor:
         """The base's own weight of a linear layer [out, in]."""
@@ -80,11 +109,14 @@ class LoraSwitch:
     def _hook(self, name: str) -> Any:
         # A hook and not a module in the layer's place: models that read `layer.weight` still can.
         def add_delta(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: Any) -> Any:
-            pair = self._active.pairs.get(name)
+            active = self._active
+            if active is None:
+                return self.bank.add(name, inputs[0], output, getattr(layer, "bias", None))
+            pair = active.pairs.get(name)
             if pair is None:
                 return None
             lora_a, lora_b = pair
-            gain = self._active.gains.get(name)
+            gain = active.gains.get(name)
             plain = output if gain is None else lengthen(layer, output, gain)
             delta = functional.linear(functional.linear(inputs[0].to(lora_a.dtype), lora_a), lora_b)
             return (plain + delta).to(output.dtype)
@@ -92,27 +124,20 @@ class LoraSwitch:
         return add_delta
 
 
-def load_lora(
-    folder: Path,
-    shapes: Mapping[str, tuple[int, int]],
-    device: torch.device,
-    weight_of: Callable[[str], torch.Tensor],
-) -> LoraWeights:
+def load_lora(folder: Path, layers: LinearLayers, device: torch.device) -> LoraWeights:
     """Read a PEFT LoRA folder for the model with these linear layers. Raises AdapterRefused.
 
-    `weight_of(name)` is the base's weight [out, in], which DoRA needs. Weights are kept in float32,
-    as PEFT does, also on a bfloat16 base.
+    Weights are kept in float32, as PEFT does, also on a bfloat16 base.
     """
     config = read_config(folder, "LORA", unsupported=UNSUPPORTED)
-    return lora_of(config, read_tensors(folder), shapes, device, weight_of)
+    return lora_of(config, read_tensors(folder), layers, device)
 
 
 def lora_of(
     config: Mapping[str, Any],
     tensors: Iterable[tuple[str, torch.Tensor]],
-    shapes: Mapping[str, tuple[int, int]],
+    layers: LinearLayers,
     device: torch.device,
-    weight_of: Callable[[str], torch.Tensor],
 ) -> LoraWeights:
     """The same from a configuration and tensors by name that have been read."""
     found: dict[str, dict[str, torch.Tensor]] = {}
@@ -120,21 +145,51 @@ def lora_of(
         match = _KEY.fullmatch(key)
         if match is None:
             raise refused(f"tensor {key!r} is no part of a linear layer's LoRA")
-        if match["module"] not in shapes:
+        if match["module"] not in layers.shapes:
             raise refused(f"{match['module']!r} is not a linear layer of the base model")
         part = match["part"].removesuffix(".weight")
         found.setdefault(match["module"], {})[part] = tensor.to(device, torch.float32)
     if not found:
         raise refused("it has no weights")
-    pairs = {name: _pair(name, parts, shapes[name], config) for name, parts in found.items()}
+    pairs = {name: _pair(name, parts, layers.shapes[name], config) for name, parts in found.items()}
     if not config.get("use_dora"):
-        return LoraWeights(pairs)
+        return packed(pairs, {}, layers.layout)
     gains = {
-        name: gain_of(parts["magnitude_vector"], weight_of(name), *pairs[name])
+        name: gain_of(parts["magnitude_vector"], layers.weight_of(name), *pairs[name])
         for name, parts in found.items()
     }
     scaled = {name: (a, gains[name][:, None] * b) for name, (a, b) in pairs.items()}
-    return LoraWeights(scaled, gains)
+    return packed(scaled, gains, layers.layout)
+
+
+def packed(
+    pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
+    gains: Mapping[str, torch.Tensor],
+    layout: Layout,
+) -> LoraWeights:
+    """The LoRA with its weights once in memory: packed, and by layer as views of that."""
+    if not layout.places.keys() >= pairs.keys():
+        return LoraWeights(pairs, gains)
+    whole = layout.pack(pairs)
+    views = {}
+    for name, (lora_a, _) in pairs.items():
+        a, b = layout.part(whole[: lora_a.shape[0]], name)
+        views[name] = (a, b.T)
+    return LoraWeights(views, gains, whole, layout.pack_gains(gains) if gains else None)
+
+
+def combined(parts: Sequence[tuple[LoraWeights, float]], layout: Layout) -> LoraWeights:
+    """One LoRA that adds the weighted sum of the deltas of several, none of them DoRA.
+
+    sum w_i B_i A_i = [w_1 B_1, w_2 B_2, ...] [A_1; A_2; ...], so its rank is the sum of theirs.
+    """
+    pairs = {}
+    for name in dict.fromkeys(name for lora, _ in parts for name in lora.pairs):
+        those = [(*lora.pairs[name], weight) for lora, weight in parts if name in lora.pairs]
+        lora_a = torch.cat([a for a, _, _ in those])
+        lora_b = torch.cat([weight * b for _, b, weight in those], dim=1)
+        pairs[name] = (lora_a, lora_b)
+    return packed(pairs, {}, layout)
 
 
 def _pair(

@@ -1,4 +1,4 @@
-"""A causal language model that is served: loaded from a local folder, one forward at a time."""
+"""A causal language model that is served: loaded from a local folder, run alone or in rows."""
 
 import inspect
 import json
@@ -11,30 +11,39 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.utils.logging import disable_progress_bar
 
 from engine.infer.errors import ModelUnusable
-from engine.infer.lora import LoraSwitch, LoraWeights
+from engine.infer.lora import LinearLayers, LoraWeights
 from engine.infer.peft_folder import CONFIG_NAME as ADAPTER_CONFIG_NAME
+from engine.infer.slots import Feed, LayerShape, SlotCache, visible
 from engine.infer.virtual_tokens import VirtualTokens, load_prefix, load_prompt
 
 _DEFAULT_CONTEXT = 2048  # of models that name no limit
 
 
 class ServedModel:
-    """A base or a full fine-tune, with room in its layers for one adapter at a time."""
+    """A base or a full fine-tune, with room in its layers for adapters.
+
+    Run it in one thread at a time.
+    """
 
     def __init__(self, name: str, model: Any, *, max_context: int | None = None) -> None:
         self.name = name
         self._model = model
         self._body = model.base_model  # what is below a head
-        self._switch = LoraSwitch(model)
-        self.linear_shapes = self._switch.shapes
-        self.linear_weight = self._switch.weight_of
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
+        self.layers = LinearLayers(model, self.device)
+        config = model.config.get_text_config(decoder=True)
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
-        self.width = int(model.config.get_text_config(decoder=True).hidden_size)
-        limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        self.width = int(config.hidden_size)
+        limit = getattr(config, "max_position_embeddings", None)
         self.context_length = min(limit or _DEFAULT_CONTEXT, max_context or limit or 1 << 30)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        # Architectures whose layers differ take a mask for each kind of layer, and others one.
+        self._layer_kinds = frozenset(getattr(config, "layer_types", None) or ())
+        self._window: int | None = getattr(config, "sliding_window", None)
+        self._picked: torch.Tensor | None = None
+        self.rows: tuple[LayerShape, ...] | None = None  # set by whoever tried: see batching.py
+        self._body.register_forward_hook(self._pick)
 
     def load_virtual_tokens(self, folder: Path, kind: str) -> VirtualTokens:
         """Read a folder of prompt or prefix tuning for this model. Raises AdapterRefused."""
@@ -46,24 +55,84 @@ class ServedModel:
         cache = DynamicCache(config=self._model.config)
         if virtual_tokens is None:
             return cache
-        self._switch.activate(None)
+        self.layers.activate(None)
         return virtual_tokens.begin(self._model, cache)
+
+    def states_of(self, virtual_tokens: VirtualTokens) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The same by layer, to be copied; in the thread that runs the model."""
+        self.layers.activate(None)
+        cache = DynamicCache(config=self._model.config)
+        return virtual_tokens.states(self._model, cache)
 
     def forward(
         self, token_ids: Sequence[int], cache: Any, lora: LoraWeights | None, *, keep: int
     ) -> torch.Tensor:
         """Feed the next tokens of a sequence. Returns the logits after the last `keep` of them."""
-        self._switch.activate(lora)
+        self.layers.activate(lora)
         ids = torch.tensor([list(token_ids)], device=self.device)
         options = {"logits_to_keep": keep} if self._keeps_logits else {}
         output = self._model(input_ids=ids, past_key_values=cache, use_cache=True, **options)
         return output.logits[0, -keep:]
 
+    def forward_rows(
+        self,
+        feed: Feed,
+        cache: SlotCache,
+        loras: Sequence[LoraWeights | None],
+        wanted: torch.Tensor,
+    ) -> torch.Tensor:
+        """Feed the next tokens of rows of a batch, each row with its own LoRA or with none.
+
+        wanted: which of the fed tokens to give the logits after, as rows [m, 2] of (row of the
+        feed, place in it). Returns logits [m, vocabulary].
+        """
+        self.layers.activate_rows(feed.first, loras)
+        cache.aim(feed)
+        self._picked = wanted
+        try:
+            output = (self._model if len(wanted) else self._body)(
+                input_ids=feed.ids,
+                position_ids=feed.positions,
+                attention_mask=self._masks(feed),
+                past_key_values=cache,
+                use_cache=True,
+            )
+        finally:
+            self._picked = None
+        if not len(wanted):
+            return torch.empty(0, self.vocabulary, device=self.device)
+        logits: torch.Tensor = output.logits[0]
+        return logits
+
+    def _masks(self, feed: Feed) -> Any:
+        if not self._layer_kinds:
+            return self._mask(visible(feed, self._window))
+        masks = {"full_attention": self._mask(visible(feed, None))}
+        if "sliding_attention" in self._layer_kinds:
+            masks["sliding_attention"] = self._mask(visible(feed, self._window))
+        return masks
+
+    def _mask(self, mask: torch.Tensor) -> torch.Tensor:
+        if self._model.config._attn_implementation != "eager":  # no public name
+            return mask
+        lowest = torch.finfo(self.dtype).min
+        return torch.zeros(mask.shape, dtype=self.dtype, device=mask.device).masked_fill(
+            ~mask, lowest
+        )
+
+    def _pick(self, body: Any, inputs: Any, output: Any) -> Any:
+        """Leave of the hidden states those whose logits are wanted: the head is a large layer."""
+        if self._picked is None or not len(self._picked):
+            return None
+        hidden = output.last_hidden_state
+        output.last_hidden_state = hidden[self._picked[:, 0], self._picked[:, 1]][None]
+        return output
+
     def last_hidden(
         self, token_ids: Sequence[int], cache: Any, lora: LoraWeights | None
     ) -> torch.Tensor:
         """Feed the next tokens. Returns the hidden state [width] after the last of them, normed."""
-        self._switch.activate(lora)
+        self.layers.activate(lora)
         ids = torch.tensor([list(token_ids)], device=self.device)
         output = self._body(input_ids=ids, past_key_values=cache, use_cache=True)
         return output.last_hidden_state[0, -1]

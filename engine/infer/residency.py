@@ -12,6 +12,7 @@ import structlog
 from engine.infer.errors import AdapterNotFound, AdapterRefused, AdapterUnavailable
 from engine.infer.loader import Loader, Served
 from engine.infer.metrics import Metrics
+from engine.infer.model import ServedModel
 from engine.infer.room import Room, Seat
 from engine.infer.score_verification import ScoreVerifier
 from engine.infer.verification import Verifier
@@ -48,7 +49,10 @@ class _Slot(Seat):
 
 
 class Residency:
-    """Hands out what to generate with. Lives on the event loop; loading happens in threads."""
+    """Hands out what to generate with. Lives on the event loop; loading happens in threads.
+
+    `forget` is told of a model of its own that has left.
+    """
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class Residency:
         verifier: Verifier,
         score_verifier: ScoreVerifier,
         metrics: Metrics,
+        forget: Callable[[ServedModel], None],
         *,
         max_resident: int,
         max_full_models: int,
@@ -66,6 +71,7 @@ class Residency:
         self._base, self._loader = base, loader
         self._verifier, self._score_verifier = verifier, score_verifier
         self._metrics, self._clock = metrics, clock
+        self._forget_model = forget
         self._slots: dict[str, _Slot] = {}
         self._refusals: dict[str, _Refusal] = {}
         self._rooms = {
@@ -204,6 +210,8 @@ class Residency:
         if slot.room:
             slot.room.leave(slot)
             self._count()
+        if slot.ready and slot.load.result().model is not self._base.model:
+            self._forget_model(slot.load.result().model)
 
     def _forget(self, seat: Seat) -> None:
         """A room turned this one out."""

@@ -1,7 +1,9 @@
-"""How the next token is chosen from the logits, and what its log-probs are."""
+"""How the next tokens are chosen from the logits, and what their log-probs are."""
 
 import hashlib
 import random
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,16 +12,34 @@ from engine.infer.probes import token_logprobs
 
 _GREEDY_BELOW = 1e-5
 _LOWEST_LOGPROB = -9999.0  # JSON has no -inf
+_LIKELIEST = 256  # of so many tokens a nucleus is looked for first; sorting them all is slow
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """What a client may set. temperature 0 is greedy; top_k below 1 and top_p 1 are off."""
+    """What a client may set. temperature 0 is greedy; the other defaults are off.
+
+    First the penalties (repetition: Keskar et al. 2019, https://arxiv.org/abs/1909.05858, section
+    4.1, over prompt and answer; presence and frequency: OpenAI's, over the answer), then the
+    temperature, then min_p (Nguyen et al. 2024, https://arxiv.org/abs/2407.01082), top_k and top_p.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = -1
     seed: int | None = None
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature < _GREEDY_BELOW or self.top_k == 1
+
+    @property
+    def penalizes(self) -> bool:
+        return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1, 0, 0)
 
 
 GREEDY = Sampling(temperature=0.0)
@@ -35,25 +55,126 @@ class Score:
 
 
 class Sampler:
-    """Chooses the tokens of one sequence; its randomness is its own, so others cannot touch it."""
+    """How one sequence's tokens are chosen; its randomness is its own: others cannot touch it."""
 
-    def __init__(self, sampling: Sampling, index: int) -> None:
-        self._sampling = sampling
+    def __init__(self, sampling: Sampling, index: int, prompt_ids: Sequence[int] = ()) -> None:
+        self.sampling = sampling
         self._random = random.Random(_seed_of(sampling.seed, index))
+        self._prompt = sorted(set(prompt_ids)) if sampling.repetition_penalty != 1 else []
+        self._made: Counter[int] = Counter()
 
-    def choose(self, logits: torch.Tensor) -> int:
-        """The next token's id. logits: [vocabulary]."""
-        chosen = self._sampling
-        if chosen.temperature < _GREEDY_BELOW or chosen.top_k == 1:
-            return int(logits.argmax())
-        point = self._random.random()
-        logits = logits.float() / chosen.temperature
-        if chosen.top_p >= 1.0 and not 0 < chosen.top_k < logits.numel():
-            return _invert(logits.softmax(-1), point)
-        ordered, ids = logits.sort(descending=True, stable=True)
-        if chosen.top_k > 0:
-            ordered, ids = ordered[: chosen.top_k], ids[: chosen.top_k]
-        return int(ids[_invert(_nucleus(ordered.softmax(-1), chosen.top_p), point)])
+    def note(self, token_id: int) -> None:
+        """This token was chosen."""
+        if self.sampling.penalizes:
+            self._made[token_id] += 1
+
+    def point(self) -> float:
+        """Where in [0, 1) of the probabilities the next token lies."""
+        return self._random.random()
+
+    def changed(self, logits: torch.Tensor) -> torch.Tensor:
+        """The logits [vocabulary] with what the sequence has said so far held against it."""
+        sampling = self.sampling
+        if not sampling.penalizes:
+            return logits
+        logits = logits.float().clone()
+        if sampling.repetition_penalty != 1:
+            seen = torch.tensor([*{*self._prompt, *self._made}], device=logits.device)
+            those = logits[seen]
+            factor = sampling.repetition_penalty
+            logits[seen] = torch.where(those > 0, those / factor, those * factor)
+        if self._made:
+            ids = torch.tensor(list(self._made), device=logits.device)
+            counts = torch.tensor(list(self._made.values()), device=logits.device)
+            logits[ids] -= sampling.presence_penalty + sampling.frequency_penalty * counts
+        return logits
+
+
+def choose(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[int]:
+    """The next token of each sequence; what a row gives does not depend on the others.
+
+    logits: [n, vocabulary], finite where a token may be chosen.
+    """
+    if any(sampler.sampling.penalizes for sampler in samplers):
+        rows = zip(samplers, logits, strict=True)
+        logits = torch.stack([sampler.changed(row).float() for sampler, row in rows])
+    chosen: list[int] = logits.argmax(-1).tolist()
+    drawn = [i for i, sampler in enumerate(samplers) if not sampler.sampling.is_greedy]
+    if drawn:
+        tokens = _draw(logits[drawn], [samplers[i] for i in drawn])
+        for i, token in zip(drawn, tokens, strict=True):
+            chosen[i] = token
+    return chosen
+
+
+def _draw(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[int]:
+    settings = [sampler.sampling for sampler in samplers]
+    heat = torch.tensor([each.temperature for each in settings], device=logits.device)
+    probabilities = (logits.float() / heat[:, None]).softmax(-1)
+    points = [sampler.point() for sampler in samplers]
+    tokens = [-1] * len(samplers)
+    whole = [i for i, each in enumerate(settings) if not _cuts(each, logits.shape[-1])]
+    if whole:
+        found = _invert(probabilities[whole], [points[i] for i in whole])
+        for i, token in zip(whole, found, strict=True):
+            tokens[i] = token
+    rest = [i for i in range(len(samplers)) if tokens[i] < 0]
+    if not rest:
+        return tokens
+    likeliest = min(_LIKELIEST, logits.shape[-1])
+    ordered, ids = probabilities[rest].topk(likeliest, dim=-1)
+    for row, i in enumerate(rest):
+        cut = _cut(ordered[row], settings[i])
+        where = ids[row]
+        if cut is None:  # more tokens than were looked at
+            every, where = probabilities[i].sort(descending=True, stable=True)
+            cut = _cut(every, settings[i], is_all=True)
+        assert cut is not None
+        tokens[i] = int(where[_invert(cut[None], [points[i]])[0]])
+    return tokens
+
+
+def _cuts(sampling: Sampling, vocabulary: int) -> bool:
+    return sampling.top_p < 1 or 0 < sampling.top_k < vocabulary or sampling.min_p > 0
+
+
+def _cut(ordered: torch.Tensor, sampling: Sampling, *, is_all: bool = False) -> torch.Tensor | None:
+    """The probabilities that may be drawn, of the likeliest ones in descending order.
+
+    None where those are too few to tell.
+    """
+    kept = ordered
+    if sampling.min_p > 0:
+        kept = kept.masked_fill(kept < sampling.min_p * kept[0], 0.0)
+    if 0 < sampling.top_k <= len(kept):
+        kept = kept[: sampling.top_k]
+        is_all = True
+    if sampling.min_p > 0 and not bool(kept[-1]):
+        is_all = True
+    if sampling.top_p >= 1:
+        return kept if is_all else None
+    total = float(kept.sum()) if is_all else 1.0 if not sampling.min_p else None
+    if total is None:
+        return None
+    before = kept.cumsum(-1) - kept
+    beyond = (before >= sampling.top_p * total) & (before > 0)
+    if not is_all and not bool(beyond[-1]):
+        return None
+    return kept.masked_fill(beyond, 0.0)
+
+
+def _invert(probabilities: torch.Tensor, points: Sequence[float]) -> list[int]:
+    """The index where each row's cumulative probability passes its point of its total.
+
+    probabilities: [n, m].
+    """
+    cumulative = probabilities.double().cumsum(-1)
+    at = torch.tensor(points, dtype=torch.float64, device=cumulative.device)[:, None]
+    index = torch.searchsorted(cumulative, cumulative[:, -1:] * at, right=True)[:, 0]
+    # Rounding may pass the last that has a probability.
+    last = probabilities.shape[-1] - 1 - (probabilities.flip(-1) > 0).int().argmax(-1)
+    found: list[int] = torch.minimum(index, last).tolist()
+    return found
 
 
 def score_tokens(logits: torch.Tensor, targets: list[int], top: int) -> list[Score]:
@@ -68,19 +189,6 @@ def score_tokens(logits: torch.Tensor, targets: list[int], top: int) -> list[Sco
         Score(token, _finite(value), tuple(zip(ids, map(_finite, row), strict=True)))
         for token, value, ids, row in zip(targets, own, best.indices.tolist(), values, strict=True)
     ]
-
-
-def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Keep the fewest of the descending probabilities that reach top_p; the first one always."""
-    before = probabilities.cumsum(-1) - probabilities
-    return probabilities.masked_fill((before >= top_p) & (before > 0), 0.0)
-
-
-def _invert(probabilities: torch.Tensor, point: float) -> int:
-    """The index where the cumulative probability passes `point` of its total."""
-    cumulative = probabilities.double().cumsum(-1)
-    index = int(torch.searchsorted(cumulative, cumulative[-1] * point, right=True))
-    return min(index, int(probabilities.nonzero()[-1]))
 
 
 def _seed_of(seed: int | None, index: int) -> int | None:

@@ -1,23 +1,29 @@
-"""The one thread that runs the models: every live sequence takes one step a round."""
+"""The one thread that runs the models: each round every batch takes a step, and so do the rest."""
 
 import threading
 from collections import deque
+from collections.abc import Iterator
 from typing import Protocol
+from weakref import WeakSet
 
 import structlog
 import torch
 from tokenizers import Tokenizer
 
+from engine.infer.alone import Alone
+from engine.infer.batch import Batch
 from engine.infer.errors import GenerationFailed
 from engine.infer.generator import Failed, ScoreRequest, SequenceRequest, Sink, Ticket
+from engine.infer.model import ServedModel
 from engine.infer.scoring import Scoring
 from engine.infer.sequence import Sequence
+from engine.infer.waiting import Waiting
 
 log = structlog.get_logger()
 
 
-class Work(Protocol):
-    """What takes turns: a sequence that generates, or a request for scores."""
+class Turn(Protocol):
+    """What takes turns: a sequence that no batch takes, or a request for scores."""
 
     @property
     def request(self) -> SequenceRequest | ScoreRequest: ...
@@ -28,18 +34,31 @@ class Work(Protocol):
 
 
 class Scheduler:
-    """A Generator that gives each sequence a forward of its own, so none can change another's."""
+    """A Generator: sequences of one model share its forwards, whatever their adapters.
+
+    `kv_tokens`: positions of attention state that a batch has, at least a context.
+    """
 
     def __init__(
-        self, tokenizer: Tokenizer, *, threads: int, max_running: int, prefill_chunk: int
+        self,
+        tokenizer: Tokenizer,
+        *,
+        threads: int,
+        max_running: int,
+        prefill_chunk: int,
+        kv_tokens: int,
     ) -> None:
         self._tokenizer, self._threads = tokenizer, threads
         self._max_running, self._prefill_chunk = max_running, prefill_chunk
-        self._wake = threading.Condition()  # guards the three below
-        self._probes: deque[Work] = deque()
-        self._waiting: deque[Work] = deque()
+        self._kv_tokens = kv_tokens
+        self._wake = threading.Condition()  # guards the five below
+        self._probes: deque[Sequence | Scoring] = deque()
+        self._waiting = Waiting()
+        self._scoring: deque[Scoring] = deque()
+        self._gone: WeakSet[ServedModel] = WeakSet()
         self._stopping = False
-        self._running: list[Work] = []  # the engine thread's own
+        self._batches: dict[ServedModel, Batch] = {}  # these two are the engine thread's own
+        self._turns: list[Turn] = []
         self._thread = threading.Thread(target=self._work, name="luthier-engine", daemon=True)
 
     @property
@@ -48,7 +67,8 @@ class Scheduler:
 
     @property
     def running(self) -> int:
-        return len(self._running)
+        """How many sequences and requests for scores have begun and are not over."""
+        return len(self._turns) + sum(map(len, self._batches.values()))
 
     def start(self) -> None:
         self._thread.start()
@@ -61,26 +81,39 @@ class Scheduler:
         self._thread.join()
 
     def submit(self, request: SequenceRequest | ScoreRequest, sink: Sink) -> Ticket:
-        sequence = self._begun(request, sink)
+        work = self._begun(request, sink)
         with self._wake:
             if self._stopping or not self.alive:
                 sink(Failed(_stopped()))
-                return sequence.ticket
-            (self._probes if request.ahead else self._waiting).append(sequence)
+                return work.ticket
+            if request.ahead:
+                self._probes.append(work)
+            elif isinstance(work, Scoring):
+                self._scoring.append(work)
+            else:
+                self._waiting.add(work)
             self._wake.notify()
-        return sequence.ticket
+        return work.ticket
 
-    def _begun(self, request: SequenceRequest | ScoreRequest, sink: Sink) -> Work:
+    def forget(self, model: ServedModel) -> None:
+        """Nobody will ask for this model again: its attention state goes once it is idle."""
+        with self._wake:
+            self._gone.add(model)
+            self._wake.notify()
+
+    def _begun(self, request: SequenceRequest | ScoreRequest, sink: Sink) -> Sequence | Scoring:
         if isinstance(request, ScoreRequest):
             return Scoring(request, sink, self._prefill_chunk)
-        return Sequence(request, sink, self._tokenizer, self._prefill_chunk)
+        return Sequence(request, sink, self._tokenizer)
 
     def _work(self) -> None:
         torch.set_num_threads(self._threads)
         try:
             with torch.inference_mode():
                 while self._admit():
-                    self._running = [each for each in self._running if self._turn(each)]
+                    for batch in self._batches.values():
+                        batch.step()
+                    self._turns = [turn for turn in self._turns if self._took(turn)]
         except BaseException:
             log.exception("engine.died")
             raise
@@ -90,36 +123,89 @@ class Scheduler:
     def _admit(self) -> bool:
         """Let sequences in, waiting while there is nothing to do; False: stop."""
         with self._wake:
-            while not (self._stopping or self._probes or self._waiting or self._running):
+            self._take_back()
+            while not (self._stopping or self._has_work()):
+                self._drop_gone()
                 self._wake.wait()
-            self._running += self._probes
-            self._probes.clear()
-            self._waiting = deque(each for each in self._waiting if not each.ticket.cancelled)
-            while self._waiting and len(self._running) < self._max_running:
-                self._running.append(self._waiting.popleft())
+            self._drop_gone()
+            while self._probes and self._enters(self._probes[0]):
+                self._probes.popleft()
+            self._waiting.drop_cancelled()
+            self._waiting.let_in(self._sequences(), self._has_room_for)
+            while self._scoring and self.running < self._max_running:
+                self._turns.append(self._scoring.popleft())
             return not self._stopping
 
-    def _turn(self, sequence: Work) -> bool:
-        """One step of one sequence; False: it is over."""
-        if sequence.ticket.cancelled:
+    def _has_work(self) -> bool:
+        return bool(self._probes or self._waiting or self._scoring or self.running)
+
+    def _has_room_for(self, sequence: Sequence) -> bool:
+        return self.running < self._max_running and self._enters(sequence)
+
+    def _enters(self, work: Sequence | Scoring) -> bool:
+        """Begin it; False where its model's batch has no room for it now."""
+        if isinstance(work, Scoring):
+            self._turns.append(work)
+            return True
+        batch = self._batch_of(work.request.model)
+        if batch is not None and batch.takes(work):
+            return batch.join(work)
+        if batch is not None:
+            log.warning("engine.adapter_not_batched", model=work.request.model.name)
+        self._turns.append(Alone(work, self._prefill_chunk))
+        return True
+
+    def _batch_of(self, model: ServedModel) -> Batch | None:
+        if model not in self._batches and model.rows is not None:
+            self._batches[model] = Batch(
+                model,
+                model.rows,
+                tokens=max(self._kv_tokens, model.context_length + 1),
+                max_rows=self._max_running,
+                prefill_chunk=self._prefill_chunk,
+            )
+        return self._batches.get(model)
+
+    def _take_back(self) -> None:
+        """Sequences that lost their room wait again, before all others."""
+        for batch in self._batches.values():
+            for sequence in reversed(batch.turned_out):
+                self._waiting.put_back(sequence)
+            batch.turned_out.clear()
+
+    def _drop_gone(self) -> None:
+        for model in [model for model in self._gone if not self._batches.get(model)]:
+            self._batches.pop(model, None)  # who still holds it may ask once more, and so on
+
+    def _sequences(self) -> Iterator[Sequence]:
+        for batch in self._batches.values():
+            yield from batch.sequences
+
+    def _took(self, turn: Turn) -> bool:
+        """One step of what runs by itself; False: it is over."""
+        if turn.ticket.cancelled:
             return False
         try:
-            return sequence.step()
+            return turn.step()
         except GenerationFailed as error:
-            sequence.fail(error)
+            turn.fail(error)
         except Exception:  # the edge of a request: its failure must not end the others
-            log.exception("engine.sequence_failed", model=sequence.request.model.name)
-            sequence.fail(GenerationFailed("The model failed on this request; see the log."))
+            log.exception("engine.sequence_failed", model=turn.request.model.name)
+            turn.fail(GenerationFailed("The model failed on this request; see the log."))
         return False
 
     def _fail_all(self) -> None:
         with self._wake:
             self._stopping = True
-            for sequence in (*self._running, *self._probes, *self._waiting):
-                sequence.fail(_stopped())
-            self._running.clear()
+            self._take_back()
+            for batch in self._batches.values():
+                batch.fail(_stopped())
+            for each in (*self._turns, *self._probes, *self._waiting, *self._scoring):
+                each.fail(_stopped())
+            self._turns.clear()
             self._probes.clear()
             self._waiting.clear()
+            self._scoring.clear()
 
 
 def _stopped() -> GenerationFailed:

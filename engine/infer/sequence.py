@@ -1,7 +1,4 @@
-"""One sequence on its way through a model: its cache, its tokens and the text they make."""
-
-from collections.abc import Sequence as Tokens
-from typing import Any
+"""One sequence on its way through a model: what it is fed, its tokens and the text they make."""
 
 import torch
 from tokenizers import Tokenizer
@@ -24,77 +21,79 @@ _SCORED_LOGITS = 1 << 24
 
 
 class Sequence:
-    """Lives in the engine thread; only `ticket` is anyone else's."""
+    """Lives in the engine thread; only `ticket` is anyone else's.
 
-    def __init__(
-        self, request: SequenceRequest, sink: Sink, tokenizer: Tokenizer, prefill_chunk: int
-    ) -> None:
+    Whoever runs it feeds `piece`s until none is left, says so with `fed`, then hands every logits
+    after the last token to `sampler`, and what that chose to `take`.
+    """
+
+    def __init__(self, request: SequenceRequest, sink: Sink, tokenizer: Tokenizer) -> None:
         self.request, self.ticket = request, Ticket()
-        self._sink, self._chunk = sink, prefill_chunk
-        if request.score_prompt:
-            self._chunk = max(1, min(prefill_chunk, _SCORED_LOGITS // request.model.vocabulary))
-        self._cache: Any = None  # made with the first forward
-        self._fed = 0  # tokens of the prompt that the cache holds
-        self._made = 0
-        self._next: list[int] = []  # the token to feed next, once the prompt is in
+        self.sampler = Sampler(request.sampling, request.index, request.prompt_ids)
+        self._sink = sink
+        self._tokens = list(request.prompt_ids)
+        self._to_feed = len(self._tokens)
+        self._fed = 0
         self._scores: list[Score | None] = [None]
-        self._sampler = Sampler(request.sampling, request.index)
+        self._scores_prompt = request.score_prompt
         self._detokenizer = Detokenizer(tokenizer, request.prompt_ids)
         self._stops = StopStrings(request.stop)
         self._length = 0  # characters of the text so far, held back ones too
 
-    def step(self) -> bool:
-        """One forward, and the token it gives; False when the sequence is over."""
-        request = self.request
-        if self._fed < len(request.prompt_ids):
-            logits = self._prefill()
-            if self._fed < len(request.prompt_ids):
-                return True
-            if request.score_prompt:
-                self._sink(PromptScored(tuple(self._scores)))
-            if request.max_tokens == 0:
-                self._sink(Output("", None, 0, None, Finish("length")))
-                return False
-        else:
-            logits = self._forward(self._next, keep=1)
-        return self._take(logits[-1])
+    @property
+    def waiting(self) -> int:
+        """How many tokens are to be fed before the next one is chosen."""
+        return self._to_feed - self._fed
 
-    def fail(self, error: Exception) -> None:
-        self._sink(Failed(error))
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether logits are wanted after every token of the pieces, and not of the last alone."""
+        return self._scores_prompt
 
-    def _prefill(self) -> torch.Tensor:
-        """Feed the next piece of the prompt. Returns logits [tokens or 1, vocabulary]."""
-        request = self.request
-        end = min(self._fed + self._chunk, len(request.prompt_ids))
-        fed = request.prompt_ids[self._fed : end]
-        keep = len(fed) if request.score_prompt else 1
-        logits = self._forward(fed, keep=keep)
-        if request.score_prompt:
-            targets = list(request.prompt_ids[self._fed + 1 : end + 1])
+    @property
+    def last_token(self) -> int:
+        return self._tokens[-1]
+
+    @property
+    def to_come(self) -> int:
+        """How many tokens may still be chosen."""
+        return len(self.request.prompt_ids) + self.request.max_tokens - len(self._tokens)
+
+    def piece(self, limit: int) -> list[int]:
+        """The next tokens to feed, at most `limit`, or fewer where each is scored."""
+        if self._scores_prompt:
+            limit = max(1, min(limit, _SCORED_LOGITS // self.request.model.vocabulary))
+        return self._tokens[self._fed : min(self._fed + limit, self._to_feed)]
+
+    def skip(self, tokens: int) -> None:
+        """The cache has the state of so many tokens already; at least one is left to feed."""
+        assert self._fed == 0
+        assert tokens < self._to_feed
+        self._fed = tokens
+
+    def fed(self, tokens: int, logits: torch.Tensor) -> bool:
+        """So many more tokens are in the cache. False when the sequence is over with that.
+
+        logits [tokens, vocabulary] where `scores_prompt`; else what is there does not matter.
+        """
+        begin, self._fed = self._fed, self._fed + tokens
+        if self._scores_prompt:
+            targets = self._tokens[begin + 1 : self._fed + 1]
             if targets:
-                self._scores += score_tokens(logits[: len(targets)], targets, request.logprobs or 0)
-        self._fed = end
-        return logits
+                alternatives = self.request.logprobs or 0
+                self._scores += score_tokens(logits[: len(targets)], targets, alternatives)
+            if not self.waiting:
+                self._sink(PromptScored(tuple(self._scores)))
+        if self.waiting or self.request.max_tokens:
+            return True
+        self._sink(Output("", None, 0, None, Finish("length")))
+        return False
 
-    def _forward(self, token_ids: Tokens[int], *, keep: int) -> torch.Tensor:
+    def take(self, token: int, logits: torch.Tensor) -> bool:
+        """Send the token that was chosen from logits [vocabulary]; False when it is the last."""
         request = self.request
-        if self._cache is None:
-            self._cache = request.model.new_cache(request.virtual_tokens)
-        logits = request.model.forward(token_ids, self._cache, request.lora, keep=keep)
-        if not bool(logits.logsumexp(-1).isfinite().all()):
-            raise GenerationFailed(
-                "The model's log-probs are not numbers: its training has diverged. Train it again "
-                "at a lower learning rate.",
-                code="model_diverged",
-            )
-        return logits
-
-    def _take(self, logits: torch.Tensor) -> bool:
-        """Choose the next token from logits [vocabulary] and send it."""
-        request = self.request
-        token = self._sampler.choose(logits)
-        self._made += 1
-        self._next = [token]
+        self._tokens.append(token)
+        self.sampler.note(token)
         score = None
         if request.logprobs is not None:
             score = score_tokens(logits[None], [token], request.logprobs)[0]
@@ -103,6 +102,22 @@ class Sequence:
         self._sink(Output(text, token, offset, score, finish))
         return finish is None
 
+    def restart(self) -> None:
+        """Its place in the cache was given away: everything so far is to be fed anew."""
+        self._fed, self._to_feed = 0, len(self._tokens)
+        if self.made:
+            self._scores_prompt = False  # it was sent
+        elif self._scores_prompt:
+            self._scores = [None]
+
+    @property
+    def made(self) -> int:
+        """How many tokens were chosen."""
+        return len(self._tokens) - len(self.request.prompt_ids)
+
+    def fail(self, error: Exception) -> None:
+        self._sink(Failed(error))
+
     def _text_of(self, token: int) -> tuple[str, Finish | None]:
         """The text to send for this token, and whether the sequence ends with it."""
         request = self.request
@@ -110,7 +125,7 @@ class Sequence:
             return self._rest("", Finish("stop", token))
         made = self._detokenizer.push(token)
         self._length += len(made)
-        if self._made >= request.max_tokens:
+        if self.made >= request.max_tokens:
             return self._rest(made, Finish("length"))
         text = self._stops.push(made)
         if self._stops.hit is not None:
@@ -123,3 +138,18 @@ class Sequence:
         if self._stops.hit is not None:
             return text, Finish("stop", self._stops.hit)
         return text + self._stops.flush(), finish
+
+
+def diverged() -> GenerationFailed:
+    """What ends a sequence whose logits are no numbers."""
+    return GenerationFailed(
+        "The model's log-probs are not numbers: its training has diverged. Train it again "
+        "at a lower learning rate.",
+        code="model_diverged",
+    )
+
+
+def are_numbers(logits: torch.Tensor) -> list[bool]:
+    """Of each row of logits [n, vocabulary], whether it says anything. One not-a-number spreads."""
+    finite: list[bool] = logits.amax(-1).isfinite().tolist()
+    return finite

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from engine.errors import EngineError
 from engine.infer import routes
 from engine.infer.admission import Admission
+from engine.infer.batching import kv_tokens, shapes_for_rows
 from engine.infer.completions import Completions
 from engine.infer.connection import ClientGone, RequestIds
 from engine.infer.errors import ModelUnusable
@@ -46,6 +47,7 @@ def create_app(
     max_full_model_bytes: int | None = None,
     max_context: int | None = None,
     prefill_chunk: int = 512,
+    kv_bytes: int = 0,
     probe_tolerance: float | None = None,
     device: str | None = None,
 ) -> FastAPI:
@@ -54,8 +56,9 @@ def create_app(
     `fetch(adapter_id)` gives a verified local folder (PEFT LoRA or a whole model, with
     manifest.json) that may go away after some seconds; it is called in threads and raises
     AdapterNotFound, AdapterRefused or AdapterUnavailable. `threads` is what torch may use.
-    At most `max_running` sequences generate at once and `max_waiting` wait. Starting raises
-    ModelUnusable.
+    At most `max_running` sequences generate at once and `max_waiting` wait. Their attention state
+    is kept in `kv_bytes`, set aside when the app starts; 0: half of what a GPU has left, 2 GiB on a
+    CPU, and room for one whole context in any case. Starting raises ModelUnusable.
     """
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
@@ -65,7 +68,11 @@ def create_app(
         tokenizer = _load_tokenizer(base_path)
         metrics = Metrics()
         scheduler = Scheduler(
-            tokenizer, threads=threads, max_running=max_running, prefill_chunk=prefill_chunk
+            tokenizer,
+            threads=threads,
+            max_running=max_running,
+            prefill_chunk=prefill_chunk,
+            kv_tokens=kv_tokens(base.model, kv_bytes),
         )
         tolerance = probe_tolerance or _TOLERANCE[base.model.dtype]
         sample = tokenizer.encode(_SAMPLE_TEXT, add_special_tokens=False).ids
@@ -78,6 +85,7 @@ def create_app(
             verifier,
             score_verifier,
             metrics,
+            scheduler.forget,
             max_resident=max_resident,
             max_full_models=max_full_models,
             max_full_model_bytes=max_full_model_bytes,
@@ -112,6 +120,7 @@ def create_app(
 
 def _load_base(name: str, folder: Path, device: torch.device, max_context: int | None) -> Served:
     model = load_model(name, folder, device, max_context=max_context)
+    model.rows = shapes_for_rows(model)
     return Served(name, model, None, default_stop_token_ids(folder))
 
 

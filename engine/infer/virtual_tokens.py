@@ -26,10 +26,20 @@ class VirtualTokens:
 
     def begin(self, model: Any, cache: Any) -> Any:
         """What a sequence begins with. Call it in the thread that runs the model; cache is new."""
+        return copy.deepcopy(self._made(model, cache))
+
+    def states(self, model: Any, cache: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The same by layer, keys and values [heads, n, width], to be copied.
+
+        A layer that looks back over a window keeps the last of them alone, so n may be below count.
+        """
+        return [(layer.keys[0], layer.values[0]) for layer in self._made(model, cache).layers]
+
+    def _made(self, model: Any, cache: Any) -> Any:
         if self._state is None:
             self._fill(model, cache)
             self._state = cache
-        return copy.deepcopy(self._state)
+        return self._state
 
 
 def load_prompt(folder: Path, model: Any, *, context_length: int) -> VirtualTokens:

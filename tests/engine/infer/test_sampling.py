@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from engine.infer.sampling import Sampler, Sampling, score_tokens
+from engine.infer.sampling import Sampler, Sampling, choose, score_tokens
 
 LOGITS = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
 
@@ -13,7 +13,7 @@ LOGITS = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
 def draw(sampling: Sampling, times: int = 4000) -> dict[int, float]:
     """How often each token is drawn."""
     sampler = Sampler(sampling, 0)
-    counts = Counter(sampler.choose(LOGITS) for _ in range(times))
+    counts = Counter(choose(LOGITS[None], [sampler])[0] for _ in range(times))
     return {token: count / times for token, count in sorted(counts.items())}
 
 
@@ -40,12 +40,14 @@ def test_tokens_are_drawn_as_often_as_they_should(
 def test_a_token_of_no_probability_is_never_drawn() -> None:
     logits = torch.tensor([float("-inf"), 0.0, float("-inf")])
     sampler = Sampler(Sampling(temperature=2.0, seed=1), 0)
-    assert {sampler.choose(logits) for _ in range(200)} == {1}
+    assert {choose(logits[None], [sampler])[0] for _ in range(200)} == {1}
 
 
 def test_the_order_of_equal_logits_does_not_change_between_draws() -> None:
     drawn = [
-        [Sampler(Sampling(top_p=0.9, seed=seed), 0).choose(torch.zeros(50)) for seed in range(20)]
+        [choose(torch.zeros(1, 50), [Sampler(Sampling(top_p=0.9, seed=seed), 0)])[0]
+            for seed in range(20)
+        ]
         for _ in range(2)
     ]
     assert drawn[0] == drawn[1]

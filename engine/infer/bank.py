@@ -1,0 +1,139 @@
+"""The LoRAs of the rows of a batch, side by side in one tensor, so that a layer adds all at once.
+
+A LoRA is packed as [rank, width]: for every linear layer `in` columns of A and `out` of B
+transposed. Then one of rank r is put into a row by one copy, whatever the ranks of the others are,
+and a layer's part of all rows is a view.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from engine.infer.lora import LoraWeights
+
+
+_UNKNOWN = object()  # what a row holds that has to be written before it is used
+
+
+class Layout:
+    """Where each linear layer's part is in a packed LoRA.
+
+    shapes: by name (in, out).
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, int]]) -> None:
+        self.places: dict[str, tuple[int, int, int]] = {}  # name -> (offset, in, out)
+        self.outputs: dict[str, tuple[int, int]] = {}  # name -> (offset, out) among all outputs
+        self.width = self.gains = 0
+        for name, (n_in, n_out) in shapes.items():
+            self.places[name] = (self.width, n_in, n_out)
+            self.outputs[name] = (self.gains, n_out)
+            self.width += n_in + n_out
+            self.gains += n_out
+
+    def pack(self, pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        """[largest rank, width] of A [r, in] and B [out, r] by layer, zeros where there is none."""
+        rank = max(a.shape[0] for a, _ in pairs.values())
+        some = next(iter(pairs.values()))[0]
+        packed = torch.zeros(rank, self.width, dtype=torch.float32, device=some.device)
+        for name, (lora_a, lora_b) in pairs.items():
+            a, b = self.part(packed[None], name)
+            a[0, : lora_a.shape[0]] = lora_a
+            b[0, : lora_a.shape[0]] = lora_b.T
+        return packed
+
+    def pack_gains(self, gains: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """What each output is multiplied by, less 1: [all outputs]."""
+        some = next(iter(gains.values()))
+        packed = torch.zeros(self.gains, dtype=torch.float32, device=some.device)
+        for name, gain in gains.items():
+            offset, outputs = self.outputs[name]
+            packed[offset : offset + outputs] = gain - 1
+        return packed
+
+    def part(self, packed: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """The views A [n, r, in] and B [n, r, out] of a layer in [n, r, width]."""
+        offset, n_in, n_out = self.places[name]
+        return packed[..., offset : offset + n_in], packed[..., offset + n_in :][..., :n_out]
+
+
+class LoraBank:
+    """Row i has the LoRA of row i of the batch. In float32, also where the base is in bfloat16."""
+
+    def __init__(self, layout: Layout, device: torch.device) -> None:
+        self._layout, self._device = layout, device
+        self._weights = torch.zeros(0, 0, layout.width, device=device)
+        self._gains = torch.zeros(0, layout.gains, device=device)
+        self._held: list[object] = []  # the key of each row's LoRA, None, or _UNKNOWN
+        self._aimed: tuple[int, int, int] | None = None
+        self._last: tuple[int, list[object]] | None = None
+        self._parts: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._rows = slice(0, 0)
+        self._names: frozenset[str] = frozenset()
+        self._lengthened: frozenset[str] = frozenset()
+
+    def aim(self, first: int, loras: Sequence["LoraWeights | None"]) -> None:
+        """The next forward has the rows [first, first + n), with these LoRAs."""
+        keys = [lora and lora.key for lora in loras]
+        if self._last == (first, keys):
+            return
+        self._last = (first, keys)
+        rank = max((lora.rank for lora in loras if lora), default=0)
+        self._make_room(first + len(loras), rank)
+        for row, (key, lora) in enumerate(zip(keys, loras, strict=True), first):
+            if self._held[row] is not key:
+                self._held[row] = key
+                self._put(row, lora)
+        aimed = (first, len(loras), rank)
+        if aimed != self._aimed:
+            self._aimed, self._parts = aimed, {}
+        self._rows = slice(first, first + len(loras))
+        self._names = frozenset().union(*(lora.pairs for lora in loras if lora))
+        self._lengthened = frozenset().union(*(lora.gains for lora in loras if lora))
+
+    def add(
+        self, name: str, inputs: torch.Tensor, output: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """The layer's output [n, length, out] with each row's delta; None where nobody has one."""
+        if name not in self._names:
+            return None
+        lora_a, lora_b = self._part(name)
+        plain = output.float()
+        if name in self._lengthened:
+            offset, outputs = self._layout.outputs[name]
+            gain = self._gains[self._rows, None, offset : offset + outputs]
+            plain = plain + gain * (plain if bias is None else plain - bias)
+        return torch.baddbmm(plain, torch.bmm(inputs.float(), lora_a), lora_b).to(output.dtype)
+
+    def _part(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """A transposed [n, in, r] and B [n, r, out] of the rows that are aimed at."""
+        part = self._parts.get(name)
+        if part is None:
+            assert self._aimed is not None
+            lora_a, lora_b = self._layout.part(self._weights[self._rows, : self._aimed[2]], name)
+            part = self._parts[name] = (lora_a.mT, lora_b)
+        return part
+
+    def _put(self, row: int, lora: "LoraWeights | None") -> None:
+        rank = 0
+        if lora is not None:
+            assert lora.packed is not None
+            rank = lora.rank
+            self._weights[row, :rank] = lora.packed
+        self._weights[row, rank:].zero_()
+        if lora is None or lora.packed_gains is None:
+            self._gains[row].zero_()
+        else:
+            self._gains[row] = lora.packed_gains
+
+    def _make_room(self, rows: int, rank: int) -> None:
+        has_rows, has_rank, width = self._weights.shape
+        if rows <= has_rows and rank <= has_rank:
+            return
+        grown = (max(rows, has_rows), max(rank, has_rank), width)
+        self._weights = torch.zeros(grown, device=self._device)
+        self._gains = torch.zeros(grown[0], self._layout.gains, device=self._device)
+        self._held = [_UNKNOWN] * grown[0]
+        self._aimed, self._parts = None, {}
