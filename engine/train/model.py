@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from engine.spec import FullPeft, LoraPeft, Peft, PrefixTuningPeft, PromptTuningPeft, QloraPeft
 from engine.train.errors import TrainingFailed
-from engine.train.quantization import keep_unpacked, quantized
+from engine.train.quantization import keep_float32, keep_unpacked, quantized
 from engine.train.virtual_tokens import add_virtual_tokens
 
 TaskType = Literal["CAUSAL_LM", "SEQ_CLS"]
@@ -83,6 +83,8 @@ def _add_lora(
                 "LoRA on the embeddings or the output head could not be served; leave them out of "
                 "`peft.target_modules`.",
             )
+    if isinstance(peft, QloraPeft):
+        keep_float32(model)
     return model
 
 

@@ -54,11 +54,12 @@ def keep_unpacked(base: torch.nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def keep_float32(model: torch.nn.Module) -> None:
-    """Undo TRL's cast of an adapter on a quantized base to bfloat16, which loses small steps."""
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+def keep_float32(model: PeftModel) -> None:
+    """Keep TRL from casting an adapter on a quantized base to bfloat16, which loses small steps.
+
+    It asks the model that it is given; the base below, which peft asks, still says what it is.
+    """
+    model.is_loaded_in_4bit = False
 
 
 def measure_on_whole_base(

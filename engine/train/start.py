@@ -11,14 +11,15 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 from engine.plan import Finished, TrainPlan, Warned
 from engine.render import Renderer, load_renderer
 from engine.rows import Row, iter_rows
-from engine.spec import KIND_OF_PEFT
+from engine.spec import KIND_OF_PEFT, PrefixTuningPeft, PromptTuningPeft, QloraPeft
 from engine.train import probing
 from engine.train.errors import TrainingFailed
 from engine.train.examples import Example, Tokenized
 from engine.train.link import Link
 from engine.train.model import add_peft, export, load_base
+from engine.train.quantization import keep_float32
 from engine.train.trainer import Outcome
-from engine.train.virtual_tokens import rate_warnings
+from engine.train.virtual_tokens import rate_warnings, train_on
 
 T = TypeVar("T")
 # Rows as examples of at most so many tokens each.
@@ -54,7 +55,12 @@ def _continued(plan: TrainPlan, base: Any) -> Any:
     assert plan.init_from is not None
     if plan.peft.type == "full":
         return load_base(plan.init_from)
-    model = PeftModel.from_pretrained(base, plan.init_from, is_trainable=True)
+    virtual = isinstance(plan.peft, PromptTuningPeft | PrefixTuningPeft)
+    model = PeftModel.from_pretrained(base, plan.init_from, is_trainable=not virtual)
+    if virtual:  # which peft loads for inference alone
+        train_on(model)
+    if isinstance(plan.peft, QloraPeft):
+        keep_float32(model)
     # Its config has the client's name of the base, which peft would ask a hub about.
     model.active_peft_config.base_model_name_or_path = str(plan.base_path)
     return model

@@ -11,12 +11,11 @@ from datasets import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArguments
 
 from engine.plan import Started, TrainPlan
-from engine.spec import Offline, QloraPeft, Training
+from engine.spec import Offline, Training
 from engine.steps import can_hold_out, held_out_places, total_steps
 from engine.train.errors import StopRequested, TrainingFailed
 from engine.train.link import Link
 from engine.train.model import trainable_parameters
-from engine.train.quantization import keep_float32
 from engine.train.watch import Watch
 
 A = TypeVar("A", bound=TrainingArguments)
@@ -154,8 +153,6 @@ def run(plan: TrainPlan, link: Link, trainer: Any, split: Split) -> Outcome:
         zero_is_odd=isinstance(method, Offline),
     )
     trainer.add_callback(watch)
-    if isinstance(plan.peft, QloraPeft):
-        keep_float32(trainer.model)
     trainer.remove_callback(PrinterCallback)  # the runner tells the client, nobody reads stdout
     if isinstance(method, Offline) and method.early_stopping_patience:
         trainer.add_callback(EarlyStoppingCallback(method.early_stopping_patience))

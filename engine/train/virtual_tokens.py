@@ -4,7 +4,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import torch
-from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from peft import PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
@@ -42,6 +42,12 @@ def add_virtual_tokens(
             words = base.get_input_embeddings()(chosen.to(base.device))
             model.prompt_encoder["default"].embedding.weight.copy_(words)
     return model
+
+
+def train_on(model: PeftModel) -> None:
+    """Make virtual tokens that were loaded trainable."""
+    model.active_peft_config.inference_mode = False
+    model.prompt_encoder[model.active_adapter].requires_grad_(True)
 
 
 def _prompt(peft: PromptTuningPeft) -> PromptTuningConfig:

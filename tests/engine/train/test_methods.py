@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from engine.spec import (
     DpoMethod,
@@ -159,3 +161,31 @@ def test_a_run_is_cancelled_and_paused_within_a_step(
     assert not list((tmp_path / "cancel" / "kept").glob("*"))
     first = getattr(method, "num_iterations", 1)
     assert [p.name for p in (tmp_path / "pause" / "kept").iterdir()] == [f"checkpoint-{first}"]
+
+
+GOING_ON = [(m, p) for m, p in CONTRACT if m.type in ("sft", "dpo") or p in (PROMPT, PREFIX)]
+
+
+@pytest.mark.parametrize(
+    ("method", "peft"), GOING_ON, ids=[f"{m.type}-{p.type}" for m, p in GOING_ON]
+)
+def test_a_run_goes_on_from_the_adapter_it_is_given(
+    base: Path, reward_model: Path, tmp_path: Path, method: Method, peft: Peft
+) -> None:
+    given = inputs(method, reward_model)
+    start, _ = train(base, tmp_path / "start", SftMethod(**OFFLINE), peft)
+    still = method.model_copy(update={"learning_rate": 1e-30})
+    same, _ = train(base, tmp_path / "still", still, peft, init_from=start.path, **given)
+    was, now = (load_file(each.path / weights_of(peft)) for each in (start, same))
+    assert was.keys() == now.keys()
+    assert all(torch.equal(was[name], now[name]) for name in was)
+    moved, reports = train(base, tmp_path / "moved", method, peft, init_from=start.path, **given)
+    assert bytes_of(moved)[weights_of(peft)] != bytes_of(start)[weights_of(peft)]
+    folder = reports.checkpoints / "checkpoint-3"
+    given["resume_from"] = folder
+    resumed, _ = train(base, tmp_path / "resumed", method, peft, init_from=start.path, **given)
+    assert bytes_of(resumed) == bytes_of(moved)
+
+
+def weights_of(peft: Peft) -> str:
+    return "model.safetensors" if peft.type == "full" else "adapter_model.safetensors"
