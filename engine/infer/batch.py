@@ -11,7 +11,9 @@ import structlog
 import torch
 
 from engine.infer.errors import GenerationFailed
+from engine.infer.metrics import Metrics
 from engine.infer.model import ServedModel
+from engine.infer.prefixes import BLOCK, Prefixes
 from engine.infer.sampling import choose
 from engine.infer.sequence import Sequence, are_numbers, diverged
 from engine.infer.slots import Feed, LayerShape, SlotCache
@@ -21,6 +23,7 @@ log = structlog.get_logger()
 SMALLEST_CAPACITY = 64
 _AHEAD = 64  # tokens that a row has room for beyond its prompt, before it must ask for more
 _SCRATCH = 1
+_KEPT = 4  # what prompts begin with is kept in one part in so many of the rows' memory
 
 
 @dataclass(slots=True, eq=False)
@@ -29,6 +32,7 @@ class Row:
 
     sequence: Sequence
     length: int
+    begin: int = 0  # where its prompt begins: after virtual tokens
     order: int = field(default_factory=count().__next__)  # who came first
 
 
@@ -48,13 +52,15 @@ class Batch:
         tokens: int,
         max_rows: int,
         prefill_chunk: int,
+        metrics: Metrics,
     ) -> None:
-        self._model, self._chunk = model, prefill_chunk
+        self._model, self._chunk, self._metrics = model, prefill_chunk, metrics
         self._cache = SlotCache(
             shapes, tokens=tokens, max_rows=max_rows, dtype=model.dtype, device=model.device
         )
         self._most = min(tokens, model.context_length + _SCRATCH)
         self._roomiest = max(min(tokens // max_rows, self._most), SMALLEST_CAPACITY)
+        self._prefixes = Prefixes(tokens // BLOCK // _KEPT)
         self._rows: list[Row] = []
         self._decoding = 0
         self.turned_out: list[Sequence] = []
@@ -78,9 +84,11 @@ class Batch:
         need = begin + sequence.waiting + min(sequence.to_come, _AHEAD)
         if not self._make_room(len(self._rows) + 1, need):
             return False
+        row = Row(sequence, begin, begin)
         if virtual:
             self._cache.write(len(self._rows), begin, self._model.states_of(virtual))
-        self._rows.append(Row(sequence, begin))
+        self._rows.append(row)
+        self._find_beginning(row)
         return True
 
     def step(self) -> None:
@@ -100,6 +108,27 @@ class Batch:
         self._rows.clear()
         self._decoding = 0
 
+    def _find_beginning(self, row: Row) -> None:
+        """Copy what is known of its prompt's beginning, which is not fed then."""
+        sequence, scope = row.sequence, row.sequence.request.scope
+        if scope is None or sequence.scores_prompt:
+            return
+        found = self._prefixes.find(scope, sequence.to_feed)
+        for states in found:
+            row.length += BLOCK
+            self._cache.write(len(self._rows) - 1, row.length, states)
+        sequence.skip(BLOCK * len(found))
+        self._metrics.prefix_tokens.inc(BLOCK * len(found))
+
+    def _keep_beginning(self, row: Row) -> None:
+        scope, at = row.sequence.request.scope, self._rows.index(row)
+        if scope is not None:
+            self._prefixes.keep(
+                scope,
+                row.sequence.request.prompt_ids,
+                lambda begin, end: self._cache.read(at, row.begin + begin, row.begin + end),
+            )
+
     def _prefill(self) -> None:
         rows, pieces = self._next_pieces()
         first = self._rows.index(rows[0])
@@ -116,6 +145,7 @@ class Batch:
             elif not row.sequence.fed(len(piece), mine):
                 self._wipe(row)
             elif not row.sequence.waiting:
+                self._keep_beginning(row)
                 ready.append((row, mine[-1]))
         for row, _ in ready:
             self._promote(row)
@@ -143,6 +173,7 @@ class Batch:
     def _decode(self) -> None:
         rows = self._rows[: self._decoding]
         pieces = [[row.sequence.last_token] for row in rows]
+        self._metrics.batch_rows.observe(len(rows))
         logits = self._forward(0, rows, pieces, [range(1)] * len(rows))
         if logits is None:
             return
@@ -216,6 +247,7 @@ class Batch:
             self._wipe(youngest)
             youngest.sequence.restart()
             self.turned_out.append(youngest.sequence)
+            self._metrics.turned_out.inc()
 
     def _make_room(self, rows: int, longest: int) -> bool:
         """Rows of a capacity for `longest` tokens and for what the others need, if they fit."""

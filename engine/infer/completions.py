@@ -1,8 +1,10 @@
 """From a completion request to its sequences and back: admission, adapter, prompts, choices."""
 
 import asyncio
+import json
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -11,6 +13,7 @@ from tokenizers import Tokenizer
 
 from engine.infer.admission import Admission
 from engine.infer.choice import Choice, Shape
+from engine.infer.composition import together
 from engine.infer.errors import RequestInvalid
 from engine.infer.events import EventQueue
 from engine.infer.generator import Failed, Generator, Output, Scored, SequenceRequest
@@ -73,7 +76,7 @@ class Completions:
         """
         asked = time.monotonic()
         with self._admission.hold(len(body.prompts) * body.n, param="n"):
-            async with self._residency.use(body.model) as served:
+            async with self._use(body) as served:
                 _check_generates(served)
                 prompts = await self._encode(body)
                 answer, requests = self._plan(body, served, prompts)
@@ -91,10 +94,24 @@ class Completions:
                     for ticket in tickets:
                         ticket.cancel()
 
+    @asynccontextmanager
+    async def _use(self, body: CompletionRequest) -> AsyncIterator[Served]:
+        if body.adapters is None:
+            async with self._residency.use(body.model) as served:
+                yield served
+            return
+        async with self._residency.use(body.model) as base:
+            names = [each.id for each in body.adapters]
+            weights = [each.weight for each in body.adapters]
+            async with self._residency.use_all(names) as parts:
+                yield await asyncio.to_thread(together, base, parts, weights)
+
     async def _follow(
         self, answer: Answer, events: EventQueue, asked: float
     ) -> AsyncGenerator[Choice, None]:
         live, first = len(answer.choices), True
+        tokens = self._metrics.adapter_tokens.labels(self._metrics.label_of(answer.model))
+        last: dict[int, float] = {}  # when each choice got its last token
         while live:
             number, event = await events.get()
             if isinstance(event, Failed):
@@ -104,9 +121,15 @@ class Completions:
             choice.add(event)
             if isinstance(event, Output):
                 live -= event.finish is not None
-                self._metrics.tokens_out.inc(event.token_id is not None)
+                now = time.monotonic()
+                if event.token_id is not None:
+                    self._metrics.tokens_out.inc()
+                    tokens.inc()
+                if number in last:
+                    self._metrics.token_seconds.observe(now - last[number])
+                last[number] = now
                 if first:
-                    self._metrics.first_token_seconds.observe(time.monotonic() - asked)
+                    self._metrics.first_token_seconds.observe(now - asked)
                     first = False
             yield choice
 
@@ -149,6 +172,8 @@ class Completions:
                         stop_token_ids=stops,
                         logprobs=body.logprobs,
                         score_prompt=body.echo and body.logprobs is not None,
+                        tenant=body.user or "",
+                        scope=json.dumps([body.user, served.name]),
                     )
                 )
         return answer, requests

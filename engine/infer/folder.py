@@ -1,5 +1,6 @@
 """What `fetch` hands over: a folder with an adapter, and the part of its manifest serving needs."""
 
+import hashlib
 import math
 from pathlib import Path
 
@@ -54,6 +55,16 @@ def read_manifest(folder: Path) -> ServingManifest:
     try:
         return ServingManifest.model_validate_json((folder / "manifest.json").read_bytes())
     except (OSError, ValidationError) as error:
+        raise AdapterRefused(
+            "adapter_invalid", "The adapter's manifest.json cannot be read; publish it again."
+        ) from error
+
+
+def manifest_digest(folder: Path) -> str:
+    """The sha256 of the manifest. Raises AdapterRefused."""
+    try:
+        return hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    except OSError as error:
         raise AdapterRefused(
             "adapter_invalid", "The adapter's manifest.json cannot be read; publish it again."
         ) from error

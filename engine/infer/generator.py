@@ -28,6 +28,7 @@ class SequenceRequest:
     virtual_tokens: VirtualTokens | None = None
     ahead: bool = False  # a probe: does not wait behind the clients' sequences
     tenant: str = ""  # whose it is: they take turns
+    scope: str | None = None  # who may reuse what the prompt begins with; None: nobody
 
 
 @dataclass(frozen=True, slots=True)

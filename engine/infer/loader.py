@@ -17,7 +17,13 @@ from engine.infer.errors import (
     AdapterUnavailable,
     ModelUnusable,
 )
-from engine.infer.folder import Probe, ScoreProbe, model_bytes, read_manifest
+from engine.infer.folder import (
+    Probe,
+    ScoreProbe,
+    manifest_digest,
+    model_bytes,
+    read_manifest,
+)
 from engine.infer.head import ScoreHead, load_headed_lora, load_headed_model
 from engine.infer.lora import LoraWeights, load_lora
 from engine.infer.model import ServedModel, load_model, serving_dtype
@@ -50,10 +56,12 @@ class Served:
 class Found:
     """An adapter that was fetched: what it is, how large, and how to check it.
 
-    `whole`: a model of its own, which shares nothing with the base.
+    `whole`: a model of its own, which shares nothing with the base. `digest` is that of its
+    manifest, which has those of its files.
     """
 
     kind: str
+    digest: str
     whole: bool
     size_bytes: int
     stop_token_ids: frozenset[int]
@@ -109,6 +117,7 @@ class Loader:
         size = model_bytes(folder, serving_dtype(self._base.model.device).itemsize) if whole else 0
         return Found(
             kind=manifest.kind,
+            digest=manifest_digest(folder),
             whole=whole,
             size_bytes=size,
             stop_token_ids=self._base.stop_token_ids if stops is None else frozenset(stops),

@@ -3,14 +3,20 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
 
-from engine.infer.errors import AdapterNotFound, AdapterRefused, AdapterUnavailable
-from engine.infer.loader import Loader, Served
+from engine.infer.errors import (
+    AdapterNotFound,
+    AdapterRefused,
+    AdapterUnavailable,
+    RequestInvalid,
+)
+from engine.infer.loader import Found, Loader, Served
 from engine.infer.metrics import Metrics
 from engine.infer.model import ServedModel
 from engine.infer.room import Room, Seat
@@ -24,6 +30,7 @@ _RECHECK_AFTER_S = 1.0  # a resident adapter may have been deleted,
 _RECHECK_WAIT_S = 1.0  # but a store that does not answer must not end its service
 _REFUSAL_S = 30.0  # how long a refused adapter is not tried again
 _MAX_REFUSALS = 1024
+_MAX_VERIFIED = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,9 @@ class Residency:
         self._verifier, self._score_verifier = verifier, score_verifier
         self._metrics, self._clock = metrics, clock
         self._forget_model = forget
+        self._max_resident = max_resident
+        self._gathering = asyncio.Lock()
+        self._verified: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._slots: dict[str, _Slot] = {}
         self._refusals: dict[str, _Refusal] = {}
         self._rooms = {
@@ -101,6 +111,20 @@ class Residency:
             if slot.room:
                 slot.room.changed(slot)
                 self._count()
+
+    @asynccontextmanager
+    async def use_all(self, names: Sequence[str]) -> AsyncIterator[list[Served]]:
+        """Several at once. Raises what `use` does, and RequestInvalid where they are too many."""
+        if len(set(names)) > self._max_resident:
+            raise RequestInvalid(
+                f"This server keeps {self._max_resident} adapters in memory; name fewer.",
+                param="adapters",
+                code="too_many_adapters",
+            )
+        async with AsyncExitStack() as stack:
+            async with self._gathering:  # who has some and waits for more must be the only one
+                served = [await stack.enter_async_context(self.use(name)) for name in names]
+            yield served
 
     def resident(self) -> list[str]:
         """The names of the adapters that are ready."""
@@ -167,14 +191,24 @@ class Residency:
         await room.take(slot, found.size_bytes)
         slot.room = room
         served = await self._loader.read(slot.name, found)
-        if served.head is None:
-            await self._verifier.check(served, found.probes)
-        else:
-            await self._score_verifier.check(served, found.scores)
+        await self._verify(served, found)
         slot.ready = True
         room.changed(slot)
         self._count()
         return served
+
+    async def _verify(self, served: Served, found: Found) -> None:
+        """Once for each content: what was equal when it was here before is so again."""
+        content = (served.name, found.digest)
+        if content in self._verified:
+            return
+        if served.head is None:
+            await self._verifier.check(served, found.probes)
+        else:
+            await self._score_verifier.check(served, found.scores)
+        self._verified[content] = None
+        while len(self._verified) > _MAX_VERIFIED:
+            self._verified.popitem(last=False)
 
     async def _recheck(self, slot: _Slot) -> None:
         """Whether the adapter has been deleted since; asked once for all who want to know."""

@@ -1,6 +1,7 @@
 """The one thread that runs the models: each round every batch takes a step, and so do the rest."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from typing import Protocol
@@ -14,6 +15,7 @@ from engine.infer.alone import Alone
 from engine.infer.batch import Batch
 from engine.infer.errors import GenerationFailed
 from engine.infer.generator import Failed, ScoreRequest, SequenceRequest, Sink, Ticket
+from engine.infer.metrics import Metrics
 from engine.infer.model import ServedModel
 from engine.infer.scoring import Scoring
 from engine.infer.sequence import Sequence
@@ -42,13 +44,14 @@ class Scheduler:
     def __init__(
         self,
         tokenizer: Tokenizer,
+        metrics: Metrics,
         *,
         threads: int,
         max_running: int,
         prefill_chunk: int,
         kv_tokens: int,
     ) -> None:
-        self._tokenizer, self._threads = tokenizer, threads
+        self._tokenizer, self._metrics, self._threads = tokenizer, metrics, threads
         self._max_running, self._prefill_chunk = max_running, prefill_chunk
         self._kv_tokens = kv_tokens
         self._wake = threading.Condition()  # guards the five below
@@ -140,7 +143,11 @@ class Scheduler:
         return bool(self._probes or self._waiting or self._scoring or self.running)
 
     def _has_room_for(self, sequence: Sequence) -> bool:
-        return self.running < self._max_running and self._enters(sequence)
+        if self.running >= self._max_running or not self._enters(sequence):
+            return False
+        if not sequence.made:
+            self._metrics.queue_seconds.observe(time.monotonic() - sequence.arrived)
+        return True
 
     def _enters(self, work: Sequence | Scoring) -> bool:
         """Begin it; False where its model's batch has no room for it now."""
@@ -163,6 +170,7 @@ class Scheduler:
                 tokens=max(self._kv_tokens, model.context_length + 1),
                 max_rows=self._max_running,
                 prefill_chunk=self._prefill_chunk,
+                metrics=self._metrics,
             )
         return self._batches.get(model)
 

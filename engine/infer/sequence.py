@@ -1,5 +1,7 @@
 """One sequence on its way through a model: what it is fed, its tokens and the text they make."""
 
+import time
+
 import torch
 from tokenizers import Tokenizer
 
@@ -29,6 +31,7 @@ class Sequence:
 
     def __init__(self, request: SequenceRequest, sink: Sink, tokenizer: Tokenizer) -> None:
         self.request, self.ticket = request, Ticket()
+        self.arrived = time.monotonic()
         self.sampler = Sampler(request.sampling, request.index, request.prompt_ids)
         self._sink = sink
         self._tokens = list(request.prompt_ids)
@@ -44,6 +47,11 @@ class Sequence:
     def waiting(self) -> int:
         """How many tokens are to be fed before the next one is chosen."""
         return self._to_feed - self._fed
+
+    @property
+    def to_feed(self) -> list[int]:
+        """All the tokens to feed before the next one is chosen."""
+        return self._tokens[: self._to_feed]
 
     @property
     def scores_prompt(self) -> bool:

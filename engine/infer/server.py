@@ -69,6 +69,7 @@ def create_app(
         metrics = Metrics()
         scheduler = Scheduler(
             tokenizer,
+            metrics,
             threads=threads,
             max_running=max_running,
             prefill_chunk=prefill_chunk,

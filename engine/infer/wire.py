@@ -21,8 +21,21 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class WeightedAdapter(BaseModel):
+    """One of several adapters whose deltas are added, and how much of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    id: str
+    weight: float = Field(1.0, ge=-100, le=100, allow_inf_nan=False)
+
+
 class CompletionRequest(BaseModel):
-    """What a client may ask. Fields that the server does not know are refused, not ignored."""
+    """What a client may ask. Fields that the server does not know are refused, not ignored.
+
+    `adapters`, of Luthier's own, adds the weighted deltas of several to the base, which `model`
+    then names. `user` is whose request it is: those of several take turns.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -32,6 +45,10 @@ class CompletionRequest(BaseModel):
     temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(-1, ge=-1)
+    min_p: float = Field(0.0, ge=0, le=1)
+    repetition_penalty: float = Field(1.0, gt=0, le=10)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: StopString | Annotated[list[StopString], Field(max_length=32)] | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=256)] | None = None
@@ -42,6 +59,7 @@ class CompletionRequest(BaseModel):
     stream: bool = False
     stream_options: StreamOptions | None = None
     return_token_ids: bool = False
+    adapters: Annotated[list[WeightedAdapter], Field(min_length=1, max_length=8)] | None = None
     user: str | None = None
 
     @model_validator(mode="after")
@@ -66,7 +84,16 @@ class CompletionRequest(BaseModel):
 
     @property
     def sampling(self) -> Sampling:
-        return Sampling(self.temperature, self.top_p, self.top_k, self.seed)
+        return Sampling(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            seed=self.seed,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+        )
 
     @property
     def includes_usage(self) -> bool:
