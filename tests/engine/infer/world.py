@@ -4,7 +4,7 @@ import json
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +47,7 @@ _LLAMA_LIKE = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 256,
 }
-ARCHITECTURES: Mapping[str, Callable[[], Any]] = {
+ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "llama": lambda: transformers.LlamaConfig(**_LLAMA_LIKE),
     "qwen2": lambda: transformers.Qwen2Config(**_LLAMA_LIKE),
     "qwen3": lambda: transformers.Qwen3Config(**_LLAMA_LIKE, head_dim=12),
@@ -55,12 +55,21 @@ ARCHITECTURES: Mapping[str, Callable[[], Any]] = {
     "gemma2": lambda: transformers.Gemma2Config(
         **_LLAMA_LIKE, head_dim=12, sliding_window=16, tie_word_embeddings=False
     ),
+    "gemma3": lambda: transformers.Gemma3TextConfig(
+        **_LLAMA_LIKE, head_dim=12, sliding_window=8, tie_word_embeddings=False
+    ),
+    "phi": lambda: transformers.PhiConfig(**_LLAMA_LIKE),
+    "phi3": lambda: transformers.Phi3Config(**_LLAMA_LIKE, pad_token_id=0),
     "gpt2": lambda: transformers.GPT2Config(
         n_embd=48, n_layer=2, n_head=4, n_positions=256, vocab_size=512
     ),
     "neox": lambda: transformers.GPTNeoXConfig(
         **_SMALL, intermediate_size=96, num_attention_heads=4, max_position_embeddings=256
     ),
+}
+# Of which a batch cannot be made.
+UNLIKE: dict[str, Callable[[], Any]] = {
+    "bloom": lambda: transformers.BloomConfig(hidden_size=48, n_layer=2, n_head=4, vocab_size=512),
 }
 TARGETS = {
     "gpt2": ["c_attn", "c_proj", "c_fc"],
@@ -91,7 +100,7 @@ def write_base(
 ) -> Path:
     """A random model with logits far enough apart that rounding chooses no token."""
     torch.manual_seed(seed)
-    config = ARCHITECTURES[architecture]()
+    config = (ARCHITECTURES | UNLIKE)[architecture]()
     config.max_position_embeddings = context
     config.initializer_range = 0.15
     config.bos_token_id = config.eos_token_id = 1
@@ -180,7 +189,7 @@ class World:
             for parameter_name, parameter in model.named_parameters():
                 if "magnitude" in parameter_name:
                     parameter.mul_(torch.rand_like(parameter) + 0.5)
-        model.save_pretrained(self.root / name)
+        model.save_pretrained(self.root / name, save_embedding_layers=False)
         return self.describe(name, "lora", model if probes else None)
 
     def add_virtual_tokens(
