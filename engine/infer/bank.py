@@ -33,17 +33,6 @@ class Layout:
             self.width += n_in + n_out
             self.gains += n_out
 
-    def pack(self, pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-        """[largest rank, width] of A [r, in] and B [out, r] by layer, zeros where there is none."""
-        rank = max(a.shape[0] for a, _ in pairs.values())
-        some = next(iter(pairs.values()))[0]
-        packed = torch.zeros(rank, self.width, dtype=torch.float32, device=some.device)
-        for name, (lora_a, lora_b) in pairs.items():
-            a, b = self.part(packed[None], name)
-            a[0, : lora_a.shape[0]] = lora_a
-            b[0, : lora_a.shape[0]] = lora_b.T
-        return packed
-
     def pack_gains(self, gains: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """What each output is multiplied by, less 1: [all outputs]."""
         some = next(iter(gains.values()))

@@ -124,4 +124,4 @@ def _random_lora(layout: Layout, device: torch.device, random: torch.Generator) 
         lora_a = torch.randn(_RANK, n_in, generator=random) / n_in**0.5
         lora_b = torch.randn(n_out, _RANK, generator=random) / n_in**0.5
         pairs[name] = (lora_a.to(device), lora_b.to(device))
-    return packed(pairs, {}, layout)
+    return packed(pairs, layout, dict.fromkeys(pairs, 1.0))

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -148,34 +148,49 @@ def lora_of(
         if match["module"] not in layers.shapes:
             raise refused(f"{match['module']!r} is not a linear layer of the base model")
         part = match["part"].removesuffix(".weight")
-        found.setdefault(match["module"], {})[part] = tensor.to(device, torch.float32)
+        found.setdefault(match["module"], {})[part] = tensor.to(device)
     if not found:
         raise refused("it has no weights")
-    pairs = {name: _pair(name, parts, layers.shapes[name], config) for name, parts in found.items()}
-    if not config.get("use_dora"):
-        return packed(pairs, {}, layers.layout)
-    gains = {
-        name: gain_of(parts["magnitude_vector"], layers.weight_of(name), *pairs[name])
+    scalings = {
+        name: _scaling(name, _checked_rank(name, parts, layers.shapes[name], config), config)
         for name, parts in found.items()
     }
-    scaled = {name: (a, gains[name][:, None] * b) for name, (a, b) in pairs.items()}
-    return packed(scaled, gains, layers.layout)
+    pairs = {name: (parts["A"], parts["B"]) for name, parts in found.items()}
+    lora = packed(pairs, layers.layout, scalings)
+    _check_finite(lora)
+    if not config.get("use_dora"):
+        return lora
+    gains = {
+        name: gain_of(parts["magnitude_vector"], layers.weight_of(name), *lora.pairs[name])
+        for name, parts in found.items()
+    }
+    for name, (_, lora_b) in lora.pairs.items():
+        lora_b.mul_(gains[name][:, None])
+    packed_gains = None if lora.packed is None else layers.layout.pack_gains(gains)
+    return replace(lora, gains=gains, packed_gains=packed_gains)
 
 
 def packed(
     pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
-    gains: Mapping[str, torch.Tensor],
     layout: Layout,
+    scalings: Mapping[str, float],
 ) -> LoraWeights:
-    """The LoRA with its weights once in memory: packed, and by layer as views of that."""
+    """The LoRA with each B times its scaling, once in memory: packed, and by layer as views.
+
+    Its weights are copies, in float32.
+    """
     if not layout.places.keys() >= pairs.keys():
-        return LoraWeights(pairs, gains)
-    whole = layout.pack(pairs)
-    views = {}
-    for name, (lora_a, _) in pairs.items():
-        a, b = layout.part(whole[: lora_a.shape[0]], name)
-        views[name] = (a, b.T)
-    return LoraWeights(views, gains, whole, layout.pack_gains(gains) if gains else None)
+        scaled = {name: (a.float(), b.float() * scalings[name]) for name, (a, b) in pairs.items()}
+        return LoraWeights(scaled)
+    rank = max(a.shape[0] for a, _ in pairs.values())
+    some = next(iter(pairs.values()))[0]
+    whole = torch.zeros(rank, layout.width, dtype=torch.float32, device=some.device)
+    views = {name: layout.part(whole[: a.shape[0]], name) for name, (a, _) in pairs.items()}
+    # Hundreds of small copies: by one call each, and not from Python.
+    torch._foreach_copy_([a for a, _ in views.values()], [a for a, _ in pairs.values()])
+    torch._foreach_copy_([b for _, b in views.values()], [b.T for _, b in pairs.values()])
+    torch._foreach_mul_([b for _, b in views.values()], [scalings[name] for name in views])
+    return LoraWeights({name: (a, b.T) for name, (a, b) in views.items()}, packed=whole)
 
 
 def combined(parts: Sequence[tuple[LoraWeights, float]], layout: Layout) -> LoraWeights:
@@ -189,21 +204,21 @@ def combined(parts: Sequence[tuple[LoraWeights, float]], layout: Layout) -> Lora
         lora_a = torch.cat([a for a, _, _ in those])
         lora_b = torch.cat([weight * b for _, b, weight in those], dim=1)
         pairs[name] = (lora_a, lora_b)
-    return packed(pairs, {}, layout)
+    return packed(pairs, layout, dict.fromkeys(pairs, 1.0))
 
 
-def _pair(
+def _checked_rank(
     name: str,
     parts: Mapping[str, torch.Tensor],
     shape: tuple[int, int],
     config: Mapping[str, Any],
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> int:
     expected = _DORA_PARTS if config.get("use_dora") else _PARTS
     if parts.keys() != expected:
         has, needs = (" and ".join(sorted(names)) for names in (parts, expected))
         raise refused(f"{name!r} has {has} where {needs} belong")
     lora_a, lora_b = parts["A"], parts["B"]
-    rank = lora_a.shape[0]
+    rank: int = lora_a.shape[0]
     if tuple(lora_a.shape) != (rank, shape[0]) or tuple(lora_b.shape) != (shape[1], rank):
         raise refused(
             f"{name!r} has A {list(lora_a.shape)} and B {list(lora_b.shape)}; "
@@ -212,10 +227,15 @@ def _pair(
     magnitude = parts.get("magnitude_vector")
     if magnitude is not None and tuple(magnitude.shape) != (shape[1],):
         raise refused(f"{name!r} has {list(magnitude.shape)} magnitudes for {shape[1]} outputs")
-    scaled = lora_b * _scaling(name, rank, config)
-    if not (lora_a.isfinite().all() and scaled.isfinite().all()):
-        raise refused(f"{name!r} has weights that are not finite")
-    return lora_a.contiguous(), scaled.contiguous()
+    return rank
+
+
+def _check_finite(lora: LoraWeights) -> None:
+    if lora.packed is not None and lora.packed.sum().isfinite():
+        return  # one look at all of it; a sum may overflow, so a bad one proves nothing
+    for name, pair in lora.pairs.items():
+        if not all(bool(weights.isfinite().all()) for weights in pair):
+            raise refused(f"{name!r} has weights that are not finite")
 
 
 def _scaling(name: str, rank: int, config: Mapping[str, Any]) -> float:

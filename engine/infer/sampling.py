@@ -98,7 +98,7 @@ def choose(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[int]:
     if any(sampler.sampling.penalizes for sampler in samplers):
         rows = zip(samplers, logits, strict=True)
         logits = torch.stack([sampler.changed(row).float() for sampler, row in rows])
-    chosen: list[int] = logits.argmax(-1).tolist()
+    chosen: list[int] = logits.max(-1).indices.tolist()  # argmax takes four times that in bfloat16
     drawn = [i for i, sampler in enumerate(samplers) if not sampler.sampling.is_greedy]
     if drawn:
         tokens = _draw(logits[drawn], [samplers[i] for i in drawn])

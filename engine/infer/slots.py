@@ -63,8 +63,8 @@ class SlotCache(Cache):
             )
             for shape in shapes
         ]
-        self._row_numbers = torch.arange(max_rows, device=device)
         self._aim: Feed | None = None
+        self._written: dict[int, torch.Tensor] = {}  # by how many heads a layer has
         self._lay_out(tokens // max_rows)
 
     @property
@@ -75,7 +75,7 @@ class SlotCache(Cache):
     def aim(self, feed: Feed) -> None:
         """What the next forward feeds."""
         self._aim = feed
-        self._written = self._row_numbers[: feed.rows]
+        self._written.clear()
 
     def update(
         self,
@@ -88,16 +88,24 @@ class SlotCache(Cache):
         """Write [n, heads, length, width] where it was aimed; all that the rows hold so far."""
         feed = self._aim
         assert feed is not None
+        keys, values = self._layers[layer_idx]
+        where = self._places(feed, keys.shape[1])
+        for memory, states in ((keys, key_states), (values, value_states)):
+            flat = states.transpose(1, 2).reshape(-1, states.shape[-1])
+            memory.view(-1, states.shape[-1]).index_put_((where,), flat)
         rows = slice(feed.first, feed.first + feed.rows)
-        keys, values = (states[rows] for states in self._layers[layer_idx])
-        if feed.ids.shape[1] == 1:
-            place = feed.positions[:, 0]
-            keys[self._written, :, place] = key_states[:, :, 0]
-            values[self._written, :, place] = value_states[:, :, 0]
-        else:
-            keys[self._written[:, None], :, feed.positions] = key_states.transpose(1, 2)
-            values[self._written[:, None], :, feed.positions] = value_states.transpose(1, 2)
-        return keys[:, :, : feed.seen], values[:, :, : feed.seen]
+        return keys[rows, :, : feed.seen], values[rows, :, : feed.seen]
+
+    def _places(self, feed: Feed, heads: int) -> torch.Tensor:
+        """Where in a layer's memory each token's head goes, [n * length * heads]."""
+        found = self._written.get(heads)
+        if found is None:
+            device = feed.positions.device
+            rows = torch.arange(feed.first, feed.first + feed.rows, device=device)[:, None, None]
+            head = torch.arange(heads, device=device)
+            places = (rows * heads + head) * self.capacity + feed.positions[:, :, None]
+            found = self._written[heads] = places.flatten()
+        return found
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Positions are given with every forward, so nothing is to be counted on from here."""
