@@ -100,8 +100,18 @@ def _inference_app(settings: "Settings", base_model: str | None) -> Any:
     cache = AdapterCache(
         open_objects(settings), settings.data_dir / "adapters", settings.adapter_cache_bytes
     )
+    auto = settings.inference_dtype == "auto"
     return create_app(
-        base_name=base.name, base_path=base.path, fetch=fetcher(cache), threads=threads
+        base_name=base.name,
+        base_path=base.path,
+        fetch=fetcher(cache),
+        threads=threads,
+        max_running=settings.inference_max_running,
+        max_waiting=settings.inference_max_waiting,
+        max_resident=settings.inference_max_resident,
+        max_resident_bytes=settings.inference_resident_bytes,
+        kv_bytes=settings.inference_kv_bytes,
+        dtype=None if auto else settings.inference_dtype,
     )
 
 

@@ -61,6 +61,16 @@ class Settings(BaseSettings):
 
     train_threads: int = Field(0, ge=0, description="0: every core")
     inference_threads: int = Field(0, ge=0, description="0: half the cores, at least one")
+    inference_dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="what the base is served in; auto: bfloat16 on a GPU alone"
+    )
+    inference_max_running: int = Field(32, ge=1, description="sequences in the batch, at most")
+    inference_max_waiting: int = Field(256, ge=0, description="and so many more before a 429")
+    inference_kv_bytes: int = Field(
+        0, ge=0, description="attention state; 0: half of what a GPU has free, 2 GiB on a CPU"
+    )
+    inference_max_resident: int = Field(64, ge=1, description="adapters in memory, at most")
+    inference_resident_bytes: int = Field(4 << 30, ge=0, description="of the adapters in memory")
     adapter_cache_bytes: int = Field(10 << 30, ge=0)
     log_format: Literal["console", "json"] = "console"
 

@@ -64,6 +64,7 @@ def load_headed_model(
     pad_token_id: int | None,
     *,
     max_context: int | None = None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[ServedModel, ScoreHead]:
     """A whole model with its head, which alone is not run as a layer.
 
@@ -74,6 +75,7 @@ def load_headed_model(
         folder,
         device,
         max_context=max_context,
+        dtype=dtype,
         architecture=AutoModelForSequenceClassification,
         num_labels=1,
     )

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
+import torch
 
 from engine.infer.batching import shapes_for_rows
 from engine.infer.errors import (
@@ -26,7 +27,7 @@ from engine.infer.folder import (
 )
 from engine.infer.head import ScoreHead, load_headed_lora, load_headed_model
 from engine.infer.lora import LoraWeights, load_lora
-from engine.infer.model import ServedModel, load_model, serving_dtype
+from engine.infer.model import ServedModel, load_model
 from engine.infer.peft_folder import CONFIG_NAME
 from engine.infer.virtual_tokens import VirtualTokens
 
@@ -114,12 +115,13 @@ class Loader:
         whole = manifest.kind == "full"
         if manifest.kind == "reward":
             whole = not (folder / CONFIG_NAME).is_file()
-        size = model_bytes(folder, serving_dtype(self._base.model.device).itemsize) if whole else 0
+        # A LoRA is kept in float32, whatever the base is in.
+        each = self._base.model.dtype.itemsize if whole else torch.float32.itemsize
         return Found(
             kind=manifest.kind,
             digest=manifest_digest(folder),
             whole=whole,
-            size_bytes=size,
+            size_bytes=model_bytes(folder, each),
             stop_token_ids=self._base.stop_token_ids if stops is None else frozenset(stops),
             pad_token_id=manifest.contract.pad_token_id,
             probes=manifest.probes,
@@ -140,15 +142,16 @@ class Loader:
         return Served(name, base, None, found.stop_token_ids, virtual_tokens)
 
     def _whole(self, name: str, folder: Path, found: Found) -> Served:
-        device, context, head = self._base.model.device, self._max_context, None
+        base, head = self._base.model, None
+        options: dict[str, Any] = {"max_context": self._max_context, "dtype": base.dtype}
         try:
             with self._one_model:
                 if found.kind == "reward":
                     model, head = load_headed_model(
-                        name, folder, device, found.pad_token_id, max_context=context
+                        name, folder, base.device, found.pad_token_id, **options
                     )
                 else:
-                    model = load_model(name, folder, device, max_context=context)
+                    model = load_model(name, folder, base.device, **options)
                     model.rows = shapes_for_rows(model)
         except ModelUnusable as error:
             code = "model_needs_code" if error.code == "model_needs_code" else "adapter_invalid"

@@ -148,20 +148,21 @@ def load_model(
     device: torch.device,
     *,
     max_context: int | None = None,
+    dtype: torch.dtype | None = None,
     architecture: Any = AutoModelForCausalLM,
     **options: Any,
 ) -> ServedModel:
     """Load from a local folder: safetensors only, no code from it, nothing from the network.
 
-    float32 on a CPU and bfloat16 on CUDA. `architecture` is a class of Transformers that takes the
-    `options`. Raises ModelUnusable.
+    In float32 on a CPU and bfloat16 on CUDA, where no `dtype` is given. `architecture` is a class
+    of Transformers that takes the `options`. Raises ModelUnusable.
     """
     check_model_folder(folder)
     disable_progress_bar()
     try:
         model, loading = architecture.from_pretrained(
             folder,
-            dtype=serving_dtype(device),
+            dtype=dtype or serving_dtype(device),
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,

@@ -71,6 +71,7 @@ class Residency:
         forget: Callable[[ServedModel], None],
         *,
         max_resident: int,
+        max_resident_bytes: int | None,
         max_full_models: int,
         max_full_model_bytes: int | None,
         clock: Callable[[], float] = time.monotonic,
@@ -85,7 +86,7 @@ class Residency:
         self._slots: dict[str, _Slot] = {}
         self._refusals: dict[str, _Refusal] = {}
         self._rooms = {
-            "adapter": Room(max_resident, None, self._forget),
+            "adapter": Room(max_resident, max_resident_bytes, self._forget),
             "full": Room(max_full_models, max_full_model_bytes, self._forget),
         }
 
@@ -186,7 +187,7 @@ class Residency:
             raise AdapterRefused(
                 "adapter_too_large",
                 f"Adapter {slot.name!r} needs {found.size_bytes} bytes of memory; this server "
-                f"keeps {room.max_bytes} for full models. Ask the operator for more.",
+                f"keeps {room.max_bytes} for its kind. Ask the operator for more.",
             )
         await room.take(slot, found.size_bytes)
         slot.room = room

@@ -43,6 +43,7 @@ def create_app(
     max_running: int = 32,
     max_waiting: int = 256,
     max_resident: int = 32,
+    max_resident_bytes: int | None = None,
     max_full_models: int = 2,
     max_full_model_bytes: int | None = None,
     max_context: int | None = None,
@@ -50,6 +51,7 @@ def create_app(
     kv_bytes: int = 0,
     probe_tolerance: float | None = None,
     device: str | None = None,
+    dtype: str | None = None,
 ) -> FastAPI:
     """The app that serves one base model and its adapters; the model loads when the app starts.
 
@@ -58,13 +60,14 @@ def create_app(
     AdapterNotFound, AdapterRefused or AdapterUnavailable. `threads` is what torch may use.
     At most `max_running` sequences generate at once and `max_waiting` wait. Their attention state
     is kept in `kv_bytes`, set aside when the app starts; 0: half of what a GPU has left, 2 GiB on a
-    CPU, and room for one whole context in any case. Starting raises ModelUnusable.
+    CPU, and room for one whole context in any case. `dtype` is "float32" or "bfloat16". Starting
+    raises ModelUnusable.
     """
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        base = await asyncio.to_thread(_load_base, base_name, base_path, chosen, max_context)
+        base = await asyncio.to_thread(_load_base, base_name, base_path, chosen, max_context, dtype)
         tokenizer = _load_tokenizer(base_path)
         metrics = Metrics()
         scheduler = Scheduler(
@@ -88,6 +91,7 @@ def create_app(
             metrics,
             scheduler.forget,
             max_resident=max_resident,
+            max_resident_bytes=max_resident_bytes,
             max_full_models=max_full_models,
             max_full_model_bytes=max_full_model_bytes,
         )
@@ -119,8 +123,11 @@ def create_app(
     return app
 
 
-def _load_base(name: str, folder: Path, device: torch.device, max_context: int | None) -> Served:
-    model = load_model(name, folder, device, max_context=max_context)
+def _load_base(
+    name: str, folder: Path, device: torch.device, max_context: int | None, dtype: str | None
+) -> Served:
+    chosen = getattr(torch, dtype) if dtype else None
+    model = load_model(name, folder, device, max_context=max_context, dtype=chosen)
     model.rows = shapes_for_rows(model)
     return Served(name, model, None, default_stop_token_ids(folder))
 
