@@ -37,7 +37,7 @@ PEFTS: dict[str, dict[str, Any]] = {
     "lora, DoRA": {"type": "lora", "r": 16, "use_dora": True},
     "qlora": {"type": "qlora", "r": 16},
     "full": {"type": "full"},
-    "prompt_tuning": {"type": "prompt_tuning", "num_virtual_tokens": 20},
+    "prompt_tuning": {"type": "prompt_tuning", "num_virtual_tokens": 60},
     "prefix_tuning": {"type": "prefix_tuning", "num_virtual_tokens": 20},
 }
 GRADER = {"type": "string_check", "name": "kind", "operation": "like", "reference": KIND}
@@ -144,13 +144,13 @@ def held_out() -> list[str]:
 
 def rate(peft: str, low: float) -> float:
     """Virtual tokens need a higher learning rate than matrices, and whole weights a lower one."""
-    return low * {"full": 1 / 8, "prompt_tuning": 50, "prefix_tuning": 20}.get(peft, 1)
+    return low * {"full": 1 / 8, "prompt_tuning": 25, "prefix_tuning": 20}.get(peft, 1)
 
 
 def run(bench: Bench, pefts: list[str]) -> None:
     prompts = held_out()
     for peft in pefts:
-        tickets = bench.job("tickets", sft(peft, epochs=6), peft)
+        tickets = bench.job("tickets", sft(peft, epochs=12 if peft in VIRTUAL else 6), peft)
         bench.note(tickets, peft, "exact match", bench.exact(None), bench.exact(
             tickets["adapter_id"]), SFT_BAR[peft])  # fmt: skip
         start = bench.job("demonstrations", sft(peft, epochs=4), peft)["adapter_id"]
