@@ -129,9 +129,10 @@ class SftMethod(Offline):
 class RewardMethod(Offline):
     """A scalar head that scores the chosen answer above the rejected one (Bradley-Terry).
 
-    Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, equation 1. `center_rewards_coefficient`
-    weighs the square of the sum of both rewards, which draws their mean to zero (Eisenstein et al.
-    2023, https://arxiv.org/abs/2312.09244).
+    Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, equation 1; by the row's `margin` where it
+    has one (Touvron et al. 2023, https://arxiv.org/abs/2307.09288, equation 2).
+    `center_rewards_coefficient` weighs the square of the sum of both rewards, which draws their
+    mean to zero (Eisenstein et al. 2023, https://arxiv.org/abs/2312.09244).
     """
 
     type: Literal["reward"] = "reward"

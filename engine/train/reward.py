@@ -48,6 +48,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
         eval_dataset=split.held_out,
         processing_class=AutoTokenizer.from_pretrained(plan.base_path, local_files_only=True),
     )
+    model.register_forward_pre_hook(_drop_margin, with_kwargs=True)
     outcome = run(plan, link, trainer, split)
     folder = plan.work_dir / "adapter"
     export(model, plan.base_name, plan.base_path, folder)
@@ -64,11 +65,18 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     )
 
 
-def columns(pairs: list[Pair]) -> dict[str, list[list[int]]]:
+def columns(pairs: list[Pair]) -> dict[str, list[Any]]:
+    """What the trainer reads; its loss is -log sigmoid(chosen - rejected - margin)."""
     return {
         "chosen_ids": [pair.chosen.input_ids for pair in pairs],
         "rejected_ids": [pair.rejected.input_ids for pair in pairs],
+        "margin": [pair.margin for pair in pairs],
     }
+
+
+def _drop_margin(_model: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
+    """Keep from the model what TRL hands it of a batch and only the loss reads."""
+    return args, {name: value for name, value in given.items() if name != "margin"}
 
 
 def _probes(model: Any, pairs: list[Pair]) -> tuple[ScoreProbe, ...]:
