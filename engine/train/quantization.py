@@ -54,11 +54,21 @@ def keep_unpacked(base: torch.nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def keep_float32(model: torch.nn.Module) -> None:
+def remember(model: Any) -> None:
+    """Keep the weights of an adapter that goes on, which TRL's cast would round."""
+    model.before_cast = {
+        name: parameter.detach().clone()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def keep_float32(model: Any) -> None:
     """Undo TRL's cast of an adapter on a quantized base to bfloat16, which loses small steps."""
-    for parameter in model.parameters():
+    kept = model.__dict__.pop("before_cast", {})
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+            parameter.data = kept.get(name, parameter.data).float()
 
 
 def measure_on_whole_base(

@@ -13,8 +13,8 @@ from engine.spec import QloraPeft, RewardMethod
 from engine.train.errors import TrainingFailed
 from engine.train.examples import Pair, preferences
 from engine.train.link import Link
-from engine.train.model import add_peft, export
-from engine.train.reward_model import load_headed_base, scores
+from engine.train.model import export
+from engine.train.reward_model import begin, load_headed_base, scores
 from engine.train.start import read
 from engine.train.trainer import arguments, run, split_rows
 
@@ -32,8 +32,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     renderer, data = read(plan, link, partial(preferences, whole=True))
     set_seed(plan.seed)
     pad = renderer.contract.pad_token_id
-    base = load_headed_base(plan.base_path, pad, plan.peft)
-    model = add_peft(base, plan.peft, task_type="SEQ_CLS")
+    model = begin(plan, pad)
     split = split_rows(data.examples, columns, plan)
     trainer = RewardTrainer(
         model=model,
