@@ -274,13 +274,18 @@ InitLoraWeights = Annotated[
 
 
 class LowRank(Spec):
-    """What LoRA on a plain base and on a quantized one have in common."""
+    """What LoRA on a plain base and on a quantized one have in common.
+
+    use_dora: weight-decomposed (Liu et al. 2024, https://arxiv.org/abs/2402.09353, eq. 5), with a
+    trained length for each output: m * (W + s B A) / ||W + s B A||.
+    """
 
     r: int = Field(16, ge=1, le=4096)
     lora_alpha: float = Field(32.0, gt=0)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     use_rslora: bool = False
+    use_dora: bool = False
 
     @model_validator(mode="after")
     def _names_modules(self) -> Self:
@@ -290,14 +295,9 @@ class LowRank(Spec):
 
 
 class LoraPeft(LowRank):
-    """LoRA (Hu et al. 2021, https://arxiv.org/abs/2106.09685): W + (lora_alpha / r) B A.
-
-    use_dora: weight-decomposed (Liu et al. 2024, https://arxiv.org/abs/2402.09353, eq. 5), with a
-    trained length for each output: m * (W + s B A) / ||W + s B A||.
-    """
+    """LoRA (Hu et al. 2021, https://arxiv.org/abs/2106.09685): W + (lora_alpha / r) B A."""
 
     type: Literal["lora"] = "lora"
-    use_dora: bool = False
     init_lora_weights: InitLoraWeights = True
 
 
@@ -305,7 +305,7 @@ class QloraPeft(LowRank):
     """QLoRA (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314): LoRA on a base in 4-bit NF4.
 
     use_double_quant: the quantization's own constants are quantized too (section 3). The result is
-    plain LoRA, served on the base as it is.
+    LoRA, or DoRA, as on a plain base, and served on the base as it is.
     """
 
     type: Literal["qlora"] = "qlora"

@@ -5,7 +5,6 @@ import math
 from engine.estimate.base import BaseShape
 from engine.spec import (
     FullPeft,
-    LoraPeft,
     LowRank,
     Method,
     Peft,
@@ -63,8 +62,7 @@ def targets(base: BaseShape, peft: LowRank) -> dict[str, tuple[int, int]]:
 def _low_rank(base: BaseShape, peft: LowRank) -> int:
     """A [r, in] and B [out, r] a layer; with DoRA also the length of each output."""
     shapes = targets(base, peft).values()
-    dora = isinstance(peft, LoraPeft) and peft.use_dora
-    return sum(peft.r * sum(shape) + (shape[0] if dora else 0) for shape in shapes)
+    return sum(peft.r * sum(shape) + (shape[0] if peft.use_dora else 0) for shape in shapes)
 
 
 def rank_width(base: BaseShape, peft: LowRank) -> int:

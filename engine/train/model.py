@@ -96,7 +96,7 @@ def linear_names(base: PreTrainedModel) -> list[str]:
 
 def lora_config(peft: LoraPeft | QloraPeft, task_type: TaskType = "CAUSAL_LM") -> LoraConfig:
     whole = peft.target_modules == "all-linear"
-    own = peft.model_dump(include={"use_dora", "init_lora_weights"})  # QLoRA has neither
+    own = peft.model_dump(include={"init_lora_weights"})  # QLoRA has none
     return LoraConfig(
         task_type=task_type,
         r=peft.r,
@@ -104,6 +104,7 @@ def lora_config(peft: LoraPeft | QloraPeft, task_type: TaskType = "CAUSAL_LM") -
         lora_dropout=peft.lora_dropout,
         target_modules="all-linear" if whole else list(peft.target_modules),
         use_rslora=peft.use_rslora,
+        use_dora=peft.use_dora,
         **own,
     )
 

@@ -22,6 +22,7 @@ LOW_RANK: dict[str, Peft] = {
     "lora-gaussian": LoraPeft(r=4, init_lora_weights="gaussian"),
     "lora-orthogonal": LoraPeft(r=4, init_lora_weights="orthogonal"),
     "qlora": QloraPeft(r=4),
+    "qlora-dora": QloraPeft(r=4, use_dora=True),
     "dora": LoraPeft(r=4, use_dora=True),
     "dora-rslora": LoraPeft(r=4, use_dora=True, use_rslora=True),
 }
@@ -69,7 +70,7 @@ def publish(finished: Finished, root: Path) -> Path:
 def test_a_kind_learns_and_is_served_as_peft_runs_it(
     random_base: Path, tmp_path: Path, name: str
 ) -> None:
-    if name == "qlora":
+    if "qlora" in name:
         pytest.importorskip("bitsandbytes")
     base = TINY if name in VIRTUAL else random_base
     finished, reports = learn(base, tmp_path / "run", (LOW_RANK | VIRTUAL)[name])
@@ -108,7 +109,7 @@ def test_a_kind_learns_and_is_served_as_peft_runs_it(
 def test_gradient_checkpointing_changes_no_loss(
     random_base: Path, tmp_path: Path, name: str
 ) -> None:
-    if name == "qlora":
+    if "qlora" in name:
         pytest.importorskip("bitsandbytes")
     peft = (LOW_RANK | VIRTUAL)[name]
     runs = []

@@ -50,6 +50,7 @@ CONTRACT: list[tuple[Method, Peft]] = [
     (SftMethod(**OFFLINE), FULL),
     (SftMethod(**OFFLINE), DORA),
     (SftMethod(**OFFLINE), QLORA),
+    (SftMethod(**OFFLINE), QloraPeft(r=4, use_dora=True)),
     (SftMethod(**OFFLINE), PROMPT),
     (SftMethod(**OFFLINE), PREFIX),
     (RewardMethod(**OFFLINE), QLORA),
