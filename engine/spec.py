@@ -12,6 +12,7 @@ from engine.rows import RowType
 
 # As many as anyone has found useful, several times over, and little enough to keep many resident.
 MAX_VIRTUAL_TOKENS = 1024
+PREFIX_ENCODER_SIZE = 512  # Li & Liang 2021, appendix A
 
 # Every loss of trl's DPOTrainer; what each is, stands in its documentation.
 DpoLoss = Literal[
@@ -334,11 +335,21 @@ class PromptTuningPeft(Spec):
 class PrefixTuningPeft(Spec):
     """Prefix tuning (Li & Liang 2021, https://arxiv.org/abs/2101.00190): in front, in every layer.
 
-    The keys and values of the virtual tokens are trained themselves, without a projection.
+    The keys and values of the virtual tokens are trained themselves; with prefix_projection they
+    are what a network of one hidden layer makes of a smaller matrix (section 4.3). The result has
+    the keys and values, not the network, so a job that goes on with it goes on without.
     """
 
     type: Literal["prefix_tuning"] = "prefix_tuning"
     num_virtual_tokens: int = Field(20, ge=1, le=MAX_VIRTUAL_TOKENS)
+    prefix_projection: bool = False
+    encoder_hidden_size: int = Field(PREFIX_ENCODER_SIZE, ge=1, le=65_536)
+
+    @model_validator(mode="after")
+    def _sized_where_it_projects(self) -> Self:
+        if not self.prefix_projection and self.encoder_hidden_size != PREFIX_ENCODER_SIZE:
+            raise ValueError("encoder_hidden_size goes with prefix_projection alone")
+        return self
 
 
 class FullPeft(Spec):

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from adapters.manifest import AdapterKind, Manifest
 from engine.bases import BaseModel
-from engine.spec import KIND_OF_PEFT, Peft
+from engine.spec import KIND_OF_PEFT, Peft, PrefixTuningPeft
 from jobs.combinations import HEAD
 from jobs.errors import SpecProblem
 from jobs.inputs import INIT, REWARD
@@ -27,7 +27,7 @@ SHARING = frozenset({"lora", "qlora"})
 class Source:
     """An adapter to start from: a published one, or the one that a stage will make.
 
-    `peft` is None where no job could have made it.
+    `peft` is that of a job that goes on with it, and None where no job could have made it.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Source:
 def source_of(adapter: Adapter) -> Source:
     manifest = Manifest.model_validate(adapter.manifest)
     try:
-        peft = PEFT.validate_python(manifest.peft)
+        peft = going_on(PEFT.validate_python(manifest.peft))
     except ValidationError:
         peft = None
     return Source(
@@ -50,6 +50,13 @@ def source_of(adapter: Adapter) -> Source:
         base_revision=manifest.base_revision,
         peft=peft,
     )
+
+
+def going_on(peft: Peft) -> Peft:
+    """What is left to go on with of what was trained: of a projected prefix, the prefix."""
+    if isinstance(peft, PrefixTuningPeft):
+        return PrefixTuningPeft(num_virtual_tokens=peft.num_virtual_tokens)
+    return peft
 
 
 def kind_of(spec: JobSpec) -> AdapterKind:

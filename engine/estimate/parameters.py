@@ -43,8 +43,12 @@ def adapter_parameters(base: BaseShape, peft: Peft) -> int:
         case PromptTuningPeft():
             return peft.num_virtual_tokens * base.hidden_size
         case PrefixTuningPeft():
-            keys_and_values = 2 * base.kv_heads * base.head_dim
-            return peft.num_virtual_tokens * base.layers * keys_and_values
+            width = base.kv_heads * base.head_dim
+            if not peft.prefix_projection:
+                return peft.num_virtual_tokens * base.layers * 2 * width
+            hidden = peft.encoder_hidden_size
+            network = (width + 1) * hidden + (hidden + 1) * base.layers * 2 * width
+            return peft.num_virtual_tokens * width + network
         case FullPeft():
             return base.parameters
         case LowRank():

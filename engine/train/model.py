@@ -134,6 +134,8 @@ def _settle_config(path: Path, base_name: str) -> None:
     """Name the base as clients do, and order what peft keeps as sets."""
     config = json.loads(path.read_text())
     config["base_model_name_or_path"] = base_name
+    if config.get("prefix_projection"):  # the weights are what it made
+        config |= {"prefix_projection": False, "encoder_hidden_size": None}
     for name in ("target_modules", "modules_to_save", "exclude_modules"):
         if isinstance(config.get(name), list):
             config[name] = sorted(config[name])

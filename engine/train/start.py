@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 from engine.plan import Finished, TrainPlan, Warned
 from engine.render import Renderer, load_renderer
 from engine.rows import Row, iter_rows
-from engine.spec import KIND_OF_PEFT, LowRank, QloraPeft
+from engine.spec import KIND_OF_PEFT, LowRank, PrefixTuningPeft, PromptTuningPeft, QloraPeft
 from engine.train import probing
 from engine.train.errors import TrainingFailed
 from engine.train.examples import Example, Tokenized
@@ -19,7 +19,7 @@ from engine.train.link import Link
 from engine.train.model import add_peft, export, load_base
 from engine.train.quantization import remember
 from engine.train.trainer import Outcome
-from engine.train.virtual_tokens import rate_warnings
+from engine.train.virtual_tokens import continued, rate_warnings
 
 T = TypeVar("T")
 # Rows as examples of at most so many tokens each.
@@ -55,6 +55,8 @@ def _continued(plan: TrainPlan, base: Any) -> Any:
     assert plan.init_from is not None
     if plan.peft.type == "full":
         return load_base(plan.init_from)
+    if isinstance(plan.peft, PromptTuningPeft | PrefixTuningPeft):
+        return continued(base, plan.peft, plan.init_from)
     config = PeftConfig.from_pretrained(str(plan.init_from))
     # It has the client's name of the base, which peft would ask a hub about.
     config.base_model_name_or_path = str(plan.base_path)

@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from engine.spec import ROWS_OF_METHOD, FullPeft, LoraPeft, RewardMethod, SftMethod
+from engine.spec import (
+    ROWS_OF_METHOD,
+    FullPeft,
+    LoraPeft,
+    PrefixTuningPeft,
+    RewardMethod,
+    SftMethod,
+)
 from jobs.admission import admit
 from jobs.errors import NotFound, SpecInvalid
 from jobs.model import Adapter, JobSpec
@@ -59,6 +66,17 @@ def test_a_full_adapter_goes_on_as_one(house: House) -> None:
     assert admitted(house, init=ours.id).peft == FullPeft()
     assert problems(house, init=ours.id, peft={"type": "lora", "r": 4}) == [
         ("peft.type", "peft_differs")
+    ]
+
+
+def test_what_goes_on_of_a_projected_prefix_is_the_prefix(house: House) -> None:
+    peft = {"type": "prefix_tuning", "num_virtual_tokens": 4, "prefix_projection": True}
+    ours = adapter(house, kind="prefix_tuning", peft=peft)
+    method = SftMethod(max_length=64)
+    plain = PrefixTuningPeft(num_virtual_tokens=4)
+    assert admitted(house, init=ours.id, method=method).peft == plain
+    assert problems(house, init=ours.id, method=method, peft=peft) == [
+        ("peft.prefix_projection", "peft_differs")
     ]
 
 

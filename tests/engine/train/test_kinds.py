@@ -33,6 +33,9 @@ VIRTUAL: dict[str, Peft] = {
     ),
     "prompt-random": PromptTuningPeft(num_virtual_tokens=8, prompt_tuning_init="random"),
     "prefix": PrefixTuningPeft(num_virtual_tokens=8),
+    "prefix-projected": PrefixTuningPeft(
+        num_virtual_tokens=8, prefix_projection=True, encoder_hidden_size=128
+    ),
 }
 
 
@@ -42,7 +45,9 @@ def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def learn(base: Path, work_dir: Path, peft: Peft) -> tuple[Finished, Reports]:
-    rate = 0.2 if isinstance(peft, PromptTuningPeft | PrefixTuningPeft) else 5e-3
+    projected = getattr(peft, "prefix_projection", False)
+    virtual = isinstance(peft, PromptTuningPeft | PrefixTuningPeft)
+    rate = 0.2 if virtual and not projected else 5e-3
     method = SftMethod(
         max_steps=STEPS, per_device_batch_size=4, learning_rate=rate, warmup_ratio=0, max_length=128
     )
