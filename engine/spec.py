@@ -12,7 +12,7 @@ from engine.rows import RowType
 
 # As many as anyone has found useful, several times over, and little enough to keep many resident.
 MAX_VIRTUAL_TOKENS = 1024
-PREFIX_ENCODER_SIZE = 512  # Li & Liang 2021, appendix A
+PREFIX_ENCODER_SIZE = 512  # hidden units
 
 # Every loss of trl's DPOTrainer; what each is, stands in its documentation.
 DpoLoss = Literal[

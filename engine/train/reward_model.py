@@ -25,7 +25,7 @@ def begin(plan: TrainPlan, pad_token_id: int) -> Any:
     """The model that a reward job trains; seed torch before.
 
     Where the plan starts from an adapter, its weights are those of the adapter (Ouyang et al. 2022,
-    https://arxiv.org/abs/2203.02155, appendix C.2). The head is the adapter's too where that is a
+    https://arxiv.org/abs/2203.02155, section 3.5). The head is the adapter's too where that is a
     reward model, and else a new one. Raises TrainingFailed.
     """
     if plan.init_from is None:
