@@ -9,7 +9,7 @@ from engine.graders.score_model import ScoreModel
 from jobs.errors import SpecProblem
 from jobs.model import JobSpec
 
-HEAD = "its scalar head reads the base's own last layer, which virtual tokens would have to move"
+HEAD = "a scalar head reads the base's own last layer, which virtual tokens would have to move"
 SHARED = "its policy, value function and reference share one copy of the base as LoRA adapters"
 # By method and kind of PEFT, why it does not take it.
 REFUSED = {

@@ -65,7 +65,8 @@ MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 class JobSpec(Spec):
     """What a client asks for: which base learns what from which rows, and how.
 
-    `init` is the adapter that training goes on with; `peft`, left out, is then that adapter's.
+    `init` is the adapter that training goes on with; `peft`, left out, is then that adapter's. A
+    reward job takes one that generates, with a new head, or a reward model, with its head.
     """
 
     base_model: str = Field(min_length=1, max_length=256)

@@ -8,7 +8,7 @@ from jobs.admission import Checked, check, dataset_named, source_named
 from jobs.errors import NotFound, SpecInvalid, SpecProblem
 from jobs.inputs import inputs_of, stage_of
 from jobs.model import Dataset, JobSpec
-from jobs.sources import Source, kind_of
+from jobs.sources import Source, going_on, kind_of
 from jobs.stages import PipelineSpec, PlannedStage
 from jobs.store import Store
 
@@ -116,7 +116,7 @@ def _result(name: str, checked: Checked) -> Source:
         kind=kind_of(checked.spec),
         base_model=checked.base.name,
         base_revision=checked.base.revision,
-        peft=checked.spec.peft,
+        peft=going_on(checked.spec.peft),
     )
 
 

@@ -118,6 +118,8 @@ def _settle(path: Path, base_name: str) -> None:
     """
     config = json.loads(path.read_text())
     config["base_model_name_or_path"] = base_name
+    if config.get("prefix_projection"):  # the weights are what it made
+        config |= {"prefix_projection": False, "encoder_hidden_size": None}
     for name in ("target_modules", "modules_to_save", "exclude_modules"):
         if isinstance(config.get(name), list):
             config[name] = sorted(config[name])

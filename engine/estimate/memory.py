@@ -193,7 +193,7 @@ def _layer_numbers(base: BaseShape, peft: Peft) -> float:
     if not isinstance(peft, LowRank):
         return plain
     outputs = 2 * queries + 2 * keys + 2 * base.hidden_size + 2 * base.intermediate_size
-    changed = outputs * (1 if not getattr(peft, "use_dora", False) else 3)
+    changed = outputs * (3 if peft.use_dora else 1)
     return plain + changed * (2 if peft.lora_dropout else 1)
 
 

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from peft import PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from engine.plan import Finished, TrainPlan, Warned
 from engine.render import Renderer, load_renderer
 from engine.rows import Row, iter_rows
-from engine.spec import KIND_OF_PEFT, PrefixTuningPeft, PromptTuningPeft, QloraPeft
+from engine.spec import KIND_OF_PEFT, LowRank, PrefixTuningPeft, PromptTuningPeft, QloraPeft
 from engine.train import probing
 from engine.train.errors import TrainingFailed
 from engine.train.examples import Example, Tokenized
@@ -19,7 +19,7 @@ from engine.train.link import Link
 from engine.train.model import add_peft, export, load_base
 from engine.train.quantization import keep_float32
 from engine.train.trainer import Outcome
-from engine.train.virtual_tokens import rate_warnings, train_on
+from engine.train.virtual_tokens import continued, rate_warnings
 
 T = TypeVar("T")
 # Rows as examples of at most so many tokens each.
@@ -55,14 +55,16 @@ def _continued(plan: TrainPlan, base: Any) -> Any:
     assert plan.init_from is not None
     if plan.peft.type == "full":
         return load_base(plan.init_from)
-    virtual = isinstance(plan.peft, PromptTuningPeft | PrefixTuningPeft)
-    model = PeftModel.from_pretrained(base, plan.init_from, is_trainable=not virtual)
-    if virtual:  # which peft loads for inference alone
-        train_on(model)
+    if isinstance(plan.peft, PromptTuningPeft | PrefixTuningPeft):
+        return continued(base, plan.peft, plan.init_from)
+    config = PeftConfig.from_pretrained(str(plan.init_from))
+    # It has the client's name of the base, which peft would ask a hub about.
+    config.base_model_name_or_path = str(plan.base_path)
+    if isinstance(config, LoraConfig) and isinstance(plan.peft, LowRank):
+        config.lora_dropout = plan.peft.lora_dropout  # chosen anew
+    model = PeftModel.from_pretrained(base, plan.init_from, is_trainable=True, config=config)
     if isinstance(plan.peft, QloraPeft):
         keep_float32(model)
-    # Its config has the client's name of the base, which peft would ask a hub about.
-    model.active_peft_config.base_model_name_or_path = str(plan.base_path)
     return model
 
 

@@ -16,6 +16,7 @@ from engine.steps import can_hold_out, held_out_places, total_steps
 from engine.train.errors import StopRequested, TrainingFailed
 from engine.train.link import Link
 from engine.train.model import trainable_parameters
+from engine.train.virtual_tokens import ProjectionCheckpoints, projection
 from engine.train.watch import Watch
 
 A = TypeVar("A", bound=TrainingArguments)
@@ -152,6 +153,10 @@ def run(plan: TrainPlan, link: Link, trainer: Any, split: Split) -> Outcome:
         # The advantages of a group add up to 0, and so may its loss, while its gradient does not.
         zero_is_odd=isinstance(method, Offline),
     )
+    if network := projection(trainer.model):
+        kept = ProjectionCheckpoints(network)
+        trainer.add_callback(kept)  # before the watch, which reports what is saved
+        trainer._load_from_checkpoint = kept.load
     trainer.add_callback(watch)
     trainer.remove_callback(PrinterCallback)  # the runner tells the client, nobody reads stdout
     if isinstance(method, Offline) and method.early_stopping_patience:

@@ -31,6 +31,7 @@ from tests.engine.train.runs import bytes_of, train
 LORA, FULL = LoraPeft(r=4, lora_dropout=0.3), FullPeft()
 DORA, QLORA = LoraPeft(r=4, use_dora=True), QloraPeft(r=4)
 PROMPT, PREFIX = PromptTuningPeft(num_virtual_tokens=4), PrefixTuningPeft(num_virtual_tokens=4)
+PROJECTED = PrefixTuningPeft(num_virtual_tokens=4, prefix_projection=True, encoder_hidden_size=8)
 # 11 rows in batches of 2 x 2: both the last batch and the last accumulation are short.
 SHORT: dict[str, Any] = {
     "per_device_batch_size": 2,
@@ -52,8 +53,11 @@ CONTRACT: list[tuple[Method, Peft]] = [
     (SftMethod(**OFFLINE), FULL),
     (SftMethod(**OFFLINE), DORA),
     (SftMethod(**OFFLINE), QLORA),
+    (SftMethod(**OFFLINE), QloraPeft(r=4, use_dora=True)),
     (SftMethod(**OFFLINE), PROMPT),
     (SftMethod(**OFFLINE), PREFIX),
+    (SftMethod(**OFFLINE), PROJECTED),
+    (DpoMethod(**OFFLINE), PROJECTED),
     (RewardMethod(**OFFLINE), QLORA),
     (DpoMethod(**OFFLINE), QLORA),
     (DpoMethod(**OFFLINE), PROMPT),
@@ -82,6 +86,7 @@ CONTRACT: list[tuple[Method, Peft]] = [
 ]
 IDS = [
     f"{method.type}-{peft.type}"
+    + "-projected" * getattr(peft, "prefix_projection", False)
     + "-dora" * getattr(peft, "use_dora", False)
     + "-graded" * (getattr(method, "grader", None) is not None)
     for method, peft in CONTRACT
