@@ -64,7 +64,7 @@ class Generator:
             finally:
                 for task in (*calls, stopped):
                     task.cancel()
-                await asyncio.gather(*calls, stopped, return_exceptions=True)
+                await asyncio.gather(answers, *calls, stopped, return_exceptions=True)
 
     async def _stopped(self) -> list[Said]:
         """Returns never: raises StopRequested once the runner has asked for it."""
