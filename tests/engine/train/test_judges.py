@@ -74,7 +74,7 @@ def test_a_reward_adapter_in_a_grader_gives_what_its_own_model_gives(
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     renderer = load_renderer(TINY)
-    causal = AutoModelForCausalLM.from_pretrained(TINY)
+    causal = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
     switch = AdapterSwitch(get_peft_model(causal, LoraConfig(r=2, task_type="CAUSAL_LM")))
     method = GrpoMethod(grader=BOTH, per_device_batch_size=8)
     assert method.grader is not None
@@ -87,7 +87,9 @@ def test_a_reward_adapter_in_a_grader_gives_what_its_own_model_gives(
 
     found = score(questions, [renderer.tokenizer.encode(text).ids for text in texts])
 
-    headed = AutoModelForSequenceClassification.from_pretrained(TINY, num_labels=1)
+    headed = AutoModelForSequenceClassification.from_pretrained(
+        TINY, num_labels=1, dtype=torch.float32
+    )
     headed.config.pad_token_id = renderer.contract.pad_token_id
     reference = PeftModel.from_pretrained(headed, str(reward_model)).eval()
     for number, text in enumerate(texts):
