@@ -82,7 +82,11 @@ def test_a_reward_adapter_in_a_grader_gives_what_its_own_model_gives(
     plan: Any = Plan(models(reward_model))
     judge = judging(plan, method.grader, lambda f, name: reading(switch, f, name), link)
     score = Grading(method.grader, judge, renderer, link)
-    texts = ["A frog lives in the pond. I am glad to help.", "Do not ask me again.", "pond " * 20]
+    texts = [
+        "A frog lives in the pond. I am glad to help.",
+        "Do not ask me again.",
+        " ".join(["pond"] * 20),
+    ]
     questions = [asked("Say it.", question=f"Where is frog {n}?") for n in range(3)]
 
     found = score(questions, [renderer.tokenizer.encode(text).ids for text in texts])
@@ -95,7 +99,7 @@ def test_a_reward_adapter_in_a_grader_gives_what_its_own_model_gives(
     for number, text in enumerate(texts):
         turns = (
             Message(role="user", content=f"Where is frog {number}?"),
-            Message(role="assistant", content=text.strip()),
+            Message(role="assistant", content=text),
         )
         rendered = renderer.conversation(turns)
         kind = expected_score(reference, list(rendered.token_ids[: rendered.end]))
