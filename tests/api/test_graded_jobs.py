@@ -96,3 +96,18 @@ async def test_a_foreign_adapter_in_a_grader_is_as_unknown_as_one_that_is_not_th
     unknown = await client.post("/jobs", json=body(prompts, JUDGE | {"model": made_up}))
     assert foreign.status_code == unknown.status_code == 404
     assert foreign.content.replace(theirs.encode(), made_up.encode()) == unknown.content
+
+
+async def test_an_estimate_has_the_reward_adapter_of_a_grader_and_no_judge(
+    client: httpx.AsyncClient, prompts: str, services: Services, tmp_path: Path
+) -> None:
+    reward = publish_adapter(services, "ours", tmp_path / "a", kind="reward")
+    turns = [*RUBRIC, {"role": "assistant", "content": "{{ sample.output_text }}"}]
+    found = {}
+    for model, said in {reward: turns, "tiny": RUBRIC}.items():
+        job = body(prompts, JUDGE | {"model": model, "input": said})
+        answer = await client.post("/jobs/estimate", json=job)
+        assert answer.status_code == 200, answer.text
+        found[model] = answer.json()["memory"]
+    assert "on the policy's base" in found[reward]["reward"]["basis"]
+    assert "reward" not in found["tiny"]

@@ -171,4 +171,3 @@ def test_a_judges_bad_answer_and_a_question_that_is_refused_are_faults(tmp_path:
     assert (asked_first["model"], asked_first["temperature"]) == ("tiny", 0.0)
     text = renderer.tokenizer.decode(asked_first["prompt"], skip_special_tokens=False)
     assert "Answer with one number from 1 to 5 and nothing else." in text
-    assert torch.is_grad_enabled()
