@@ -9,7 +9,7 @@ from api.bodies import StrictRoute
 from api.calls import in_thread
 from api.copies import dataset_copy
 from api.envelope import refusals
-from api.jobs import SMALL_JOB
+from api.jobs import SMALL_JOB, served_to_judges
 from api.paging import known
 from api.rendering import renderer_of
 from api.services import FromServices, Services
@@ -47,11 +47,14 @@ async def estimate(
     known("dataset", spec.dataset)
     for adapter_id in inputs_of(spec).values():
         known("adapter", adapter_id)
+    served = await served_to_judges(services, [spec])
     async with services.slow:
-        return await in_thread(_estimate, services, tenant_id, spec)
+        return await in_thread(_estimate, services, tenant_id, spec, served)
 
 
-def _estimate(services: Services, tenant_id: str, spec: JobSpec) -> EstimateView:
+def _estimate(
+    services: Services, tenant_id: str, spec: JobSpec, served: frozenset[str] | None
+) -> EstimateView:
     settings, store = services.settings, services.store
     admitted = admit(
         store,
@@ -60,6 +63,7 @@ def _estimate(services: Services, tenant_id: str, spec: JobSpec) -> EstimateView
         spec,
         max_lora_rank=settings.max_lora_rank,
         qlora=settings.can_quantize,
+        served=served,
     )
     dataset, job = store.datasets.get(tenant_id, spec.dataset), admitted.spec
     with dataset_copy(services, dataset) as rows:

@@ -1,6 +1,6 @@
 """What is checked before a job is queued: it must be able to run, and its result to be served."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from adapters.errors import AdapterError
@@ -18,6 +18,7 @@ from engine.spec import (
 from jobs.auto import settle
 from jobs.combinations import of_combination, of_grader
 from jobs.errors import SpecInvalid, SpecProblem
+from jobs.grader_models import grader_reward_problems, judge_problems
 from jobs.inputs import INIT, REWARD, inputs_of
 from jobs.model import Dataset, JobSpec, checked_id
 from jobs.sources import Source, continued, init_problems, reward_problems, source_of
@@ -51,15 +52,20 @@ def admit(
     *,
     max_lora_rank: int,
     qlora: bool = False,
+    served: Collection[str] | None = None,
 ) -> Admitted:
     """The job as it will run. qlora: whether the workers have what quantizing a base takes.
+
+    served: the bases that the inference server has loaded, for judges; None: that is not known.
 
     Raises NotFound for a dataset or an adapter that the tenant does not have, and SpecInvalid with
     every reason against the job.
     """
     dataset = dataset_named(store, tenant_id, spec.dataset)
     sources = {field: source_named(store, tenant_id, id) for field, id in inputs_of(spec).items()}
-    checked = check(bases, spec, dataset, sources, max_lora_rank=max_lora_rank, qlora=qlora)
+    checked = check(
+        bases, spec, dataset, sources, max_lora_rank=max_lora_rank, qlora=qlora, served=served
+    )
     if checked.problems or checked.base is None:
         raise SpecInvalid(list(checked.problems))
     return Admitted(checked.spec, checked.base)
@@ -83,6 +89,7 @@ def check(
     *,
     max_lora_rank: int,
     qlora: bool,
+    served: Collection[str] | None = None,
 ) -> Checked:
     """Everything against a job that can be said of the inputs that are known."""
     problems: list[SpecProblem] = []
@@ -108,12 +115,14 @@ def check(
     problems += _of_start(job)
     problems += _of_prefix(job)
     problems += _of_quantization(job, qlora)
+    problems += judge_problems(job, bases, sources, served)
     if base is not None:
         problems += _of_length(job, base)
         problems += _of_modules(job, base)
         problems += _of_layers(job, base)
         if REWARD in sources:
             problems += reward_problems(base, sources[REWARD])
+        problems += grader_reward_problems(job, base, sources)
         if INIT in sources:
             problems += init_problems(spec, base, sources[INIT])
     return Checked(job, base, tuple(problems))

@@ -15,10 +15,12 @@ from adapters.manifest import Manifest
 from engine.bases import BaseCatalogue, BaseModel
 from engine.errors import EngineError
 from engine.estimate.model import Device
+from engine.graders import asking
 from engine.plan import (
     Evaluated,
     Failed,
     Finished,
+    GraderModel,
     Merged,
     Plan,
     Report,
@@ -37,7 +39,7 @@ from jobs.checkpoints import (
 )
 from jobs.errors import JobsError, LeaseLost, NotFound, StoreUnavailable
 from jobs.expectation import Expectation
-from jobs.inputs import INIT, REWARD, inputs_of
+from jobs.inputs import INIT, REWARD, grader_of, inputs_of, names_adapter
 from jobs.journal import Journal
 from jobs.keeper import LeaseKeeper
 from jobs.launcher import Launcher, Running
@@ -69,7 +71,8 @@ class Workshop:
     """What every attempt of a worker uses. `draining`, once set, makes it hand its job back.
 
     A child has `drain_s` for that, which covers the step in hand and its checkpoint. `device` and
-    `queue` say what kind of worker it is, for estimates.
+    `queue` say what kind of worker it is, for estimates. `generator_url` is the inference server's,
+    for graders that ask a judge; an attempt waits `judge_patience_s` for one that is away.
     """
 
     store: Store
@@ -80,6 +83,8 @@ class Workshop:
     drain_s: float = 30.0
     device: Device = "cpu"
     queue: str = "default"
+    generator_url: str = ""
+    judge_patience_s: float = 120.0
     draining: threading.Event = field(default_factory=threading.Event)
 
 
@@ -183,6 +188,34 @@ class Attempt:
             threads=self._shop.threads,
             init_from=self._fetch_adapter(inputs.get(INIT), "init"),
             reward_from=self._fetch_adapter(inputs.get(REWARD), "reward"),
+            grader_models=self._grader_models(spec),
+            generator_url=self._shop.generator_url,
+            judge_patience_s=self._shop.judge_patience_s,
+        )
+
+    def _grader_models(self, spec: JobSpec) -> dict[str, GraderModel]:
+        """What the job's grader asks, by the names that it has in the grader."""
+        names = dict.fromkeys(part.model for _, part in asking(grader_of(spec)))
+        try:
+            return {
+                name: self._grader_model(name, f"grader-{number}")
+                for number, name in enumerate(names)
+            }
+        except EngineError as error:
+            raise _failure("base_model_unusable", str(error)) from error
+
+    def _grader_model(self, name: str, folder: str) -> GraderModel:
+        """Raises BaseNotAllowed and BaseUnusable."""
+        if not names_adapter(name):
+            return GraderModel(base_path=self._shop.bases.find(name).path)
+        try:
+            adapter = self._shop.store.adapters.get(self._claim.job.tenant_id, name)
+        except NotFound as error:
+            raise _gone(name) from error
+        return GraderModel(
+            base_path=self._shop.bases.find(adapter.base_model).path,
+            contract=adapter.manifest["contract"],
+            folder=self._fetch_adapter(name, folder) if adapter.kind == "reward" else None,
         )
 
     def _fetch_adapter(self, adapter_id: str | None, name: str) -> Path | None:
@@ -198,11 +231,7 @@ class Attempt:
         try:
             return registry.fetch(self._shop.objects, tenant_id, adapter_id, folder)
         except AdapterMissing as error:
-            raise _failure(
-                "adapter_missing",
-                f"Adapter {adapter_id}, which this job starts from, is gone; post the job with "
-                "another one.",
-            ) from error
+            raise _gone(adapter_id) from error
         except AdapterCorrupt as error:
             raise _failure("adapter_corrupt", f"{error}.") from error
 
@@ -373,6 +402,14 @@ def _merged(report: Merged) -> NewEvent:
 
 def _before_first(report: Started) -> Progress:
     return Progress(step=report.resumed_step, total_steps=report.total_steps)
+
+
+def _gone(adapter_id: str) -> AttemptFailed:
+    return _failure(
+        "adapter_missing",
+        f"Adapter {adapter_id}, which this job starts from, is gone; post the job with another "
+        "one.",
+    )
 
 
 def _failure(code: str, message: str) -> AttemptFailed:

@@ -2,11 +2,9 @@
 
 from collections.abc import Iterator
 
-from engine.graders import Grader, check
-from engine.graders.label_model import LabelModel
-from engine.graders.multi import Multi
-from engine.graders.score_model import ScoreModel
+from engine.graders import check
 from jobs.errors import SpecProblem
+from jobs.inputs import GRADER, grader_of
 from jobs.model import JobSpec
 
 HEAD = "a scalar head reads the base's own last layer, which virtual tokens would have to move"
@@ -33,21 +31,8 @@ def of_combination(spec: JobSpec) -> Iterator[SpecProblem]:
 
 def of_grader(spec: JobSpec) -> Iterator[SpecProblem]:
     """What is wrong with the grader that gives the reward, where there is one."""
-    grader: Grader | None = getattr(spec.method, "grader", None)
+    grader = grader_of(spec)
     if grader is None:
         return
     for problem in check(grader):
-        yield SpecProblem(f"method.grader.{problem.field}", problem.code, problem.message)
-    if _asks(grader):
-        yield SpecProblem(
-            "method.grader",
-            "grader_asks_a_model",
-            "A trainer has no other model to ask, so score_model and label_model give no reward "
-            "there; train a reward model, and name it as `method.reward_model`.",
-        )
-
-
-def _asks(grader: Grader) -> bool:
-    if isinstance(grader, Multi):
-        return any(map(_asks, grader.graders.values()))
-    return isinstance(grader, ScoreModel | LabelModel)
+        yield SpecProblem(f"{GRADER}.{problem.field}", problem.code, problem.message)

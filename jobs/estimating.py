@@ -11,10 +11,11 @@ from engine.estimate.counting import stride_for
 from engine.estimate.forecast import Asked, Worker, forecast
 from engine.estimate.model import Device, Estimate
 from engine.generation_prompt import prompt_warnings
+from engine.graders import asking
 from engine.render import Renderer
 from engine.rows import iter_rows
-from engine.spec import Peft
-from jobs.inputs import REWARD, inputs_of
+from engine.spec import GrpoMethod, Peft
+from jobs.inputs import REWARD, grader_of, inputs_of, model_field
 from jobs.model import Dataset, JobSpec
 from jobs.sources import source_of
 from jobs.store import Store
@@ -65,5 +66,18 @@ def shape_of(base: BaseModel) -> BaseShape:
 
 
 def _reward_peft(store: Store, tenant_id: str, spec: JobSpec) -> Peft | None:
-    adapter_id = inputs_of(spec).get(REWARD)
-    return None if adapter_id is None else source_of(store.adapters.get(tenant_id, adapter_id)).peft
+    """Of the reward model; without one, of the first reward adapter in GRPO's grader.
+
+    Others beside that one are small: they share its base. PPO's value function is of this kind
+    where there is a reward model, and of the policy's where a grader gives the reward.
+    """
+    inputs = inputs_of(spec)
+    if REWARD in inputs:
+        return source_of(store.adapters.get(tenant_id, inputs[REWARD])).peft
+    if not isinstance(spec.method, GrpoMethod):
+        return None
+    named = [
+        inputs[f] for where, _ in asking(grader_of(spec)) if (f := model_field(where)) in inputs
+    ]
+    found = (source_of(store.adapters.get(tenant_id, adapter_id)) for adapter_id in named)
+    return next((source.peft for source in found if source.kind == "reward"), None)

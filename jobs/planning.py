@@ -1,5 +1,6 @@
 """A pipeline checked whole before any of it starts: its references, then each stage as a job."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 
@@ -24,6 +25,7 @@ def plan(
     *,
     max_lora_rank: int,
     qlora: bool = False,
+    served: Collection[str] | None = None,
 ) -> tuple[PlannedStage, ...]:
     """The stages in the order they were posted in.
 
@@ -37,7 +39,9 @@ def plan(
     for name in order:
         stage = spec.stages[name]
         dataset, given = _inputs(store, tenant_id, name, stage, sources, problems)
-        checked = check(bases, stage, dataset, given, max_lora_rank=max_lora_rank, qlora=qlora)
+        checked = check(
+            bases, stage, dataset, given, max_lora_rank=max_lora_rank, qlora=qlora, served=served
+        )
         problems += [_at(name, problem) for problem in checked.problems]
         if checked.base is not None:
             sources[name] = _result(name, checked)

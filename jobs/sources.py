@@ -91,7 +91,7 @@ def init_problems(spec: JobSpec, base: BaseModel, source: Source) -> Iterator[Sp
             f"{_subject(source)} is a reward model, which {method} cannot go on with; name one "
             "that generates, or leave `init` out.",
         )
-    yield from _of_base(INIT, base, source)
+    yield from of_base(INIT, base, source)
     if source.peft is None:
         yield SpecProblem(
             INIT,
@@ -112,22 +112,22 @@ def init_problems(spec: JobSpec, base: BaseModel, source: Source) -> Iterator[Sp
                 return  # of another kind, its other fields mean nothing here
 
 
-def reward_problems(base: BaseModel, source: Source) -> Iterator[SpecProblem]:
-    """Why this adapter cannot score the job's answers."""
+def reward_problems(base: BaseModel, source: Source, field: str = REWARD) -> Iterator[SpecProblem]:
+    """Why this adapter, which the field names, cannot score the job's answers."""
     if source.kind != "reward":
         yield SpecProblem(
-            REWARD,
+            field,
             "wrong_adapter_kind",
             f"{_subject(source)} is no reward model; name one that method `reward` made.",
         )
     elif source.peft is None or source.peft.type not in SHARING:
         yield SpecProblem(
-            REWARD,
+            field,
             "reward_model_unusable",
             f"{_subject(source)} is no LoRA, so it cannot share the base with what it scores; "
             "train it with `peft` of type lora.",
         )
-    yield from _of_base(REWARD, base, source)
+    yield from of_base(field, base, source)
 
 
 def _lacks_head(spec: JobSpec, source: Source) -> bool:
@@ -135,7 +135,8 @@ def _lacks_head(spec: JobSpec, source: Source) -> bool:
     return spec.method.type == "reward" and source.kind not in HEADED
 
 
-def _of_base(param: str, base: BaseModel, source: Source) -> Iterator[SpecProblem]:
+def of_base(param: str, base: BaseModel, source: Source) -> Iterator[SpecProblem]:
+    """Why an adapter does not go with this base."""
     if source.base_model != base.name:
         yield SpecProblem(
             param,

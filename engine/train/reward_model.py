@@ -15,7 +15,7 @@ from engine.plan import TrainPlan
 from engine.spec import FullPeft, LowRank, Peft, QloraPeft
 from engine.train.errors import TrainingFailed
 from engine.train.model import add_peft, compute_dtype
-from engine.train.quantization import keep_unpacked, quantized, keep_float32
+from engine.train.quantization import keep_float32, keep_unpacked, quantized
 from engine.train.switch import AdapterSwitch
 
 HEAD = "score.weight"
