@@ -11,11 +11,20 @@ from engine.rows import DatasetFormat, RowType
 from engine.spec import AdapterKind, Method, Peft
 
 
+class Portion(Spec):
+    """A dataset among others. share: its weight; of what is replayed, its ratio to the others."""
+
+    dataset_id: str
+    path: Path
+    format: DatasetFormat
+    share: float
+
+
 class TrainPlan(Spec):
     """Everything a child needs, as local paths and plain values.
 
-    `init_from` is the folder of the adapter that training starts from, `reward_from` that of the
-    reward adapter that scores what the policy says.
+    Of a `mixture`, `dataset_path` is its first part. `init_from` is the folder of the adapter that
+    training starts from, `reward_from` that of the reward adapter that scores what the policy says.
     """
 
     base_name: str
@@ -32,6 +41,14 @@ class TrainPlan(Spec):
     threads: int
     init_from: Path | None = None
     reward_from: Path | None = None
+    mixture: tuple[Portion, ...] = ()
+    replay: Portion | None = None
+
+    @property
+    def row_paths(self) -> tuple[Path, ...]:
+        """Where the rows of each of the job's datasets are, in the order of its spec."""
+        main = tuple(part.path for part in self.mixture) or (self.dataset_path,)
+        return main if self.replay is None else (*main, self.replay.path)
 
 
 class Probe(Spec):
