@@ -20,6 +20,7 @@ from engine.spec import Method, Peft
 from jobs.admission import admit
 from jobs.idempotency import Idempotency
 from jobs.inputs import inputs_of
+from jobs.mixture import Replay, Weighted, datasets_of
 from jobs.model import Job, JobError, JobSpec, Progress, Status, Timings, Work
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
@@ -57,6 +58,8 @@ class JobView(Wire):
     requested: Literal["cancel", "pause"] | None
     base_model: str
     dataset: str | None
+    mixture: tuple[Weighted, ...] | None
+    replay: Replay | None
     method: Method | MergeMethod
     peft: Peft
     init: str | None
@@ -108,7 +111,8 @@ async def submit(
     idempotency_key: IdempotencyKey = None,
 ) -> JobView:
     """Queue a job. What could not run or be served is refused now, with every reason."""
-    known("dataset", spec.dataset)
+    for dataset_id in datasets_of(spec).values():
+        known("dataset", dataset_id)
     for adapter_id in inputs_of(spec).values():
         known("adapter", adapter_id)
     job = await in_thread(_submit, services, tenant_id, spec, idempotency_key)

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 from engine.plan import Finished, TrainPlan, Warned
 from engine.render import Renderer, load_renderer
 from engine.rows import DatasetFormat, Row, iter_rows
-from engine.spec import KIND_OF_PEFT
+from engine.spec import KIND_OF_PEFT, PrefixTuningPeft, PromptTuningPeft
 from engine.train import probing
 from engine.train.errors import TrainingFailed
 from engine.train.examples import Example, Tokenized
@@ -55,7 +55,11 @@ def _continued(plan: TrainPlan, base: Any) -> Any:
     assert plan.init_from is not None
     if plan.peft.type == "full":
         return load_base(plan.init_from)
-    model = PeftModel.from_pretrained(base, plan.init_from, is_trainable=True)
+    virtual = isinstance(plan.peft, PromptTuningPeft | PrefixTuningPeft)
+    model = PeftModel.from_pretrained(base, plan.init_from, is_trainable=not virtual)
+    if virtual:  # peft loads those to be served alone
+        model.active_peft_config.inference_mode = False
+        model.prompt_encoder.requires_grad_(True)
     # Its config has the client's name of the base, which peft would ask a hub about.
     model.active_peft_config.base_model_name_or_path = str(plan.base_path)
     return model
