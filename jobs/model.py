@@ -79,7 +79,7 @@ class JobSpec(Spec):
     """
 
     base_model: str = Field(min_length=1, max_length=256)
-    mixture: tuple[Weighted, ...] | None = Field(None, min_length=1, max_length=64)
+    mixture: tuple[Weighted, ...] | None = Field(None, max_length=64)
     dataset: str | None = Field(None, min_length=1, max_length=64, validate_default=True)
     replay: Replay | None = None
     method: Method
@@ -89,6 +89,14 @@ class JobSpec(Spec):
     checkpoint_every: int = Field(50, ge=1, le=1_000_000)
     name: JobName | None = None
     metadata: dict[MetadataKey, MetadataValue] = Field(default_factory=dict, max_length=16)
+
+    @field_validator("mixture")
+    @classmethod
+    def _has_parts(cls, mixture: tuple[Weighted, ...] | None) -> tuple[Weighted, ...] | None:
+        """Said here, because pydantic also says of parts that are wrong that there are none."""
+        if mixture is not None and not mixture:
+            raise ValueError("name at least one dataset")
+        return mixture
 
     @field_validator("dataset")
     @classmethod

@@ -104,6 +104,7 @@ class MixedSftTrainer(SFTTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"
+        self._metrics["eval"].pop("num_tokens", None)  # of the training so far, and not looked at
         nats, tokens = self._kl_seen[mode]
         if tokens:
             logs["kl" if mode == "train" else "eval_kl"] = nats / tokens
