@@ -110,6 +110,7 @@ class Epochs:
     def __init__(self, parts: Sequence[Part], seed: int, *, room: int | None = None) -> None:
         self.parts, self._seed, self._room = tuple(parts), seed, room
         self._lengths = [length for part in parts for length in part.lengths]
+        self._counts: dict[int, int] = {}
         self._starts = (0, *accumulate(len(part.lengths) for part in parts))
 
     @property
@@ -139,7 +140,10 @@ class Epochs:
         """How many rows an epoch has."""
         if self._room is None:
             return self.examples
-        return self._whole if self._alike else len(self.rows(epoch))
+        which = 0 if self._alike else epoch
+        if which not in self._counts:
+            self._counts[which] = len(self.rows(which))
+        return self._counts[which]
 
     def run(self, method: Training) -> Iterator[list[list[int]]]:
         """The rows of each step of a whole run. The last step of an epoch may have fewer."""
@@ -166,10 +170,6 @@ class Epochs:
     def _alike(self) -> bool:
         """Whether every epoch has the same lengths, and so as many packed rows."""
         return all(part.taken % len(part.lengths) == 0 for part in self.parts)
-
-    @cached_property
-    def _whole(self) -> int:
-        return len(self.rows(0))
 
 
 def _order(part: Part, seed: int, first: int) -> Iterator[int]:

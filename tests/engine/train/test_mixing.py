@@ -248,3 +248,33 @@ def test_a_run_finds_what_was_estimated_of_it(
     assert [w for w in said.warnings if "ds_b" in w] == [
         w for w in reports.warnings if "is read" in w
     ]
+
+
+def test_of_large_datasets_a_sample_says_about_the_same(base: Path, tmp_path: Path) -> None:
+    method = SftMethod(num_train_epochs=3, packing=True, validation_split=0.1, **SMALL)
+    parts = [
+        portion(tmp_path, "ds_a", told(300), 1.0),
+        portion(tmp_path, "ds_b", told(90, "it"), 2.0),
+    ]
+
+    def said(*strides: int) -> list[int]:
+        sources = [
+            Source(
+                iter_rows(part.path, "jsonl", "conversation"), stride, part.dataset_id, part.share
+            )
+            for part, stride in zip(parts, strides, strict=True)
+        ]
+        found = forecast_all(
+            Asked(method, LoraPeft(r=4), seed=3),
+            shape_of(base),
+            sources,
+            load_renderer(base),
+            Worker("cpu", 1),
+        )
+        assert found.packed_rows is not None
+        return [found.rows, found.trained_rows, found.tokens, found.packed_rows, found.steps]
+
+    exact = said(1, 1)
+    assert exact[0] == 390
+    assert said(3, 1) == pytest.approx(exact, rel=0.05)
+    assert said(5, 3) == pytest.approx(exact, rel=0.05)
