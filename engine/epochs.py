@@ -32,15 +32,15 @@ class Part:
     name: str
     lengths: Sequence[int]
     taken: int
+    times: float  # that each example is read in an epoch; of a sample, in the whole it stands for
 
     def warning(self) -> str | None:
         """What a client should know of a dataset that is repeated often within an epoch."""
-        times = self.taken / len(self.lengths)
-        if times <= MANY_TIMES:
+        if self.times <= MANY_TIMES:
             return None
         return (
-            f"Dataset {self.name} is read {times:.1f} times an epoch, more often than its "
-            f"{len(self.lengths):,} rows are worth. Lower the weight, or bring more rows."
+            f"Dataset {self.name} is read {self.times:.1f} times an epoch, where new rows would "
+            "teach more. Lower its weight or ratio, or bring more rows."
         )
 
 
@@ -96,8 +96,8 @@ def parts_of(
         taken.append(replayed(sum(scaled[:main]), shares[-1]))
     smaller = max(scales)
     return [
-        Part(name, found, max(1, round(count / smaller)))
-        for name, found, count in zip(names, lengths, taken, strict=True)
+        Part(name, found, max(1, round(count / smaller)), count / size)
+        for name, found, count, size in zip(names, lengths, taken, scaled, strict=True)
     ]
 
 

@@ -93,5 +93,7 @@ def test_what_is_held_out_of_one_dataset_is_learned_from_none() -> None:
 
 
 def test_a_dataset_that_is_read_many_times_an_epoch_is_warned_of() -> None:
-    assert Part("ds_1", [1, 1], 8).warning() is None
-    assert "ds_1 is read 4.5 times an epoch" in str(Part("ds_1", [1, 1], 9).warning())
+    assert Part("ds_1", [1, 1], 8, 4.0).warning() is None
+    lengths, sampled = [[9] * 100, [9] * 2], [50.0, 1.0]
+    _, small = parts_of(["ds_1", "ds_2"], lengths, [1.0, 0.01], replays=False, scales=sampled)
+    assert "Dataset ds_2 is read 25.0 times an epoch" in str(small.warning())
