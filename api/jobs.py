@@ -23,6 +23,7 @@ from engine.spec import Method, Peft
 from jobs.admission import admit
 from jobs.idempotency import Idempotency
 from jobs.inputs import grader_of, inputs_of
+from jobs.mixture import Replay, Weighted, datasets_of
 from jobs.model import Job, JobError, JobSpec, Progress, Status, Timings, Work
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
@@ -60,6 +61,8 @@ class JobView(Wire):
     requested: Literal["cancel", "pause"] | None
     base_model: str
     dataset: str | None
+    mixture: tuple[Weighted, ...] | None
+    replay: Replay | None
     method: Method | MergeMethod
     peft: Peft
     init: str | None
@@ -111,7 +114,8 @@ async def submit(
     idempotency_key: IdempotencyKey = None,
 ) -> JobView:
     """Queue a job. What could not run or be served is refused now, with every reason."""
-    known("dataset", spec.dataset)
+    for dataset_id in datasets_of(spec).values():
+        known("dataset", dataset_id)
     for adapter_id in inputs_of(spec).values():
         known("adapter", adapter_id)
     served = await served_to_judges(services, [spec])

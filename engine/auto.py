@@ -52,7 +52,11 @@ class Facts:
 
 
 def resolve(method: Method, peft: Peft, facts: Facts) -> Method:
-    """The method with a number for each field in `auto`, which still says which those are."""
+    """The method with a number for each field in `auto`, which still says which those are.
+
+    Rows that are packed are taken for full ones, as many fewer as they are longer; the number of
+    epochs stays that of the rows themselves.
+    """
     rules = {
         "per_device_batch_size": batch_size,
         "num_train_epochs": epochs,
@@ -61,9 +65,17 @@ def resolve(method: Method, peft: Peft, facts: Facts) -> Method:
     }
     for name, rule in rules.items():
         if name in method.auto:
-            number: Any = rule(method, peft, facts)
+            number: Any = rule(method, peft, facts if rule is epochs else _packed(method, facts))
             method = method.model_copy(update={name: number})
     return method
+
+
+def _packed(method: Method, facts: Facts) -> Facts:
+    if not (isinstance(method, SftMethod) and method.packing):
+        return facts
+    row_bytes = max(facts.row_bytes, method.max_length * BYTES_A_TOKEN)
+    rows = math.ceil(facts.rows * facts.row_bytes / row_bytes)
+    return Facts(max(1, rows), row_bytes, facts.hidden_size)
 
 
 def learning_rate(method: Method, peft: Peft, facts: Facts) -> float:

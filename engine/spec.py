@@ -122,9 +122,17 @@ class Online(Training):
 
 
 class SftMethod(Offline):
-    """Supervised fine-tuning: next-token cross-entropy on the assistant's tokens only."""
+    """Supervised fine-tuning: next-token cross-entropy on the assistant's tokens only.
+
+    With `packing`, examples share rows of at most `max_length` tokens; each still reads itself
+    alone, from position 0. A batch is then so many rows. `kl_coef` weighs KL(pi || pi_base), the
+    mean over trained tokens in nats, over the whole vocabulary: what it costs to move away from the
+    base model, which it is also where the job goes on with an adapter.
+    """
 
     type: Literal["sft"] = "sft"
+    packing: bool = False
+    kl_coef: float = Field(0.0, ge=0, le=100)
 
 
 class RewardMethod(Offline):

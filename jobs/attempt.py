@@ -23,6 +23,7 @@ from engine.plan import (
     GraderModel,
     Merged,
     Plan,
+    Portion,
     Report,
     Saved,
     Started,
@@ -44,9 +45,11 @@ from jobs.journal import Journal
 from jobs.keeper import LeaseKeeper
 from jobs.launcher import Launcher, Running
 from jobs.merge_plan import merge_plan
+from jobs.mixture import share_of
 from jobs.model import (
     Adapter,
     Claim,
+    Dataset,
     Directive,
     JobError,
     JobSpec,
@@ -166,19 +169,21 @@ class Attempt:
         return merge_plan(spec, base, fetched, self._work_dir, threads=self._shop.threads)
 
     def _prepare_training(self, spec: JobSpec, base: BaseModel) -> Plan:
-        job, dataset = self._claim.job, self._claim.dataset
-        assert dataset is not None, "what is trained has rows"
-        rows = self._work_dir / f"dataset.{dataset.format}"
-        key = dataset_source(job.tenant_id, dataset.id)
-        if self._shop.objects.get_file(key, rows) != dataset.sha256:
-            raise _failure("dataset_corrupt", f"Dataset {dataset.id} is damaged; upload it again.")
+        portions = [
+            self._fetch_rows(field, dataset, share_of(spec, field))
+            for field, dataset in self._claim.datasets.items()
+        ]
+        first = next(iter(self._claim.datasets.values()))
+        replay = portions.pop() if spec.replay is not None else None
         inputs = inputs_of(spec)
         return TrainPlan(
             base_name=base.name,
             base_path=base.path,
-            dataset_path=rows,
-            dataset_format=dataset.format,
-            row_type=dataset.row_type,
+            dataset_path=portions[0].path,
+            dataset_format=first.format,
+            row_type=first.row_type,
+            mixture=tuple(portions) if spec.mixture else (),
+            replay=replay,
             method=spec.method,
             peft=spec.peft,
             seed=spec.seed,
@@ -217,6 +222,13 @@ class Attempt:
             contract=adapter.manifest["contract"],
             folder=self._fetch_adapter(name, folder) if adapter.kind == "reward" else None,
         )
+
+    def _fetch_rows(self, field: str, dataset: Dataset, share: float) -> Portion:
+        path = self._work_dir / f"{field}.{dataset.format}"
+        key = dataset_source(self._claim.job.tenant_id, dataset.id)
+        if self._shop.objects.get_file(key, path) != dataset.sha256:
+            raise _failure("dataset_corrupt", f"Dataset {dataset.id} is damaged; upload it again.")
+        return Portion(dataset_id=dataset.id, path=path, format=dataset.format, share=share)
 
     def _fetch_adapter(self, adapter_id: str | None, name: str) -> Path | None:
         """The folder of an adapter that the job starts from, every file checked."""

@@ -17,6 +17,7 @@ REFUSED = {
     ("ppo", "prompt_tuning"): SHARED,
     ("ppo", "prefix_tuning"): SHARED,
 }
+VIRTUAL = frozenset({"prompt_tuning", "prefix_tuning"})
 
 
 def of_combination(spec: JobSpec) -> Iterator[SpecProblem]:
@@ -26,6 +27,13 @@ def of_combination(spec: JobSpec) -> Iterator[SpecProblem]:
             "peft.type",
             "combination_unsupported",
             f"{method} does not take {peft}: {REFUSED[method, peft]}. Use lora.",
+        )
+    if getattr(spec.method, "packing", False) and peft in VIRTUAL:
+        yield SpecProblem(
+            "method.packing",
+            "combination_unsupported",
+            f"The virtual tokens of {peft} stand before a row once, so only the first of several "
+            "examples in it would read them; set `method.packing` to false, or use lora.",
         )
 
 

@@ -1,6 +1,7 @@
 """A job's estimate, from its rows in a file, its base, and what earlier jobs took."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from adapters.errors import AdapterError
@@ -8,7 +9,8 @@ from adapters.tensors import base_shapes
 from engine.bases import BaseModel
 from engine.estimate.base import BaseShape, base_shape
 from engine.estimate.counting import stride_for
-from engine.estimate.forecast import Asked, Worker, forecast
+from engine.estimate.forecast import Asked, Worker, forecast_all
+from engine.estimate.mixing import Source
 from engine.estimate.model import Device, Estimate
 from engine.generation_prompt import prompt_warnings
 from engine.graders import asking
@@ -16,24 +18,28 @@ from engine.render import Renderer
 from engine.rows import iter_rows
 from engine.spec import GrpoMethod, Peft
 from jobs.inputs import REWARD, grader_of, inputs_of, model_field
+from jobs.mixture import DATASET, REPLAY, share_of
 from jobs.model import Dataset, JobSpec
 from jobs.sources import source_of
 from jobs.store import Store
 
+# A dataset with the field that names it, and where a copy of its rows is.
+Rows = tuple[str, Dataset, Path]
+
 
 def estimate_job(
     store: Store,
-    dataset: Dataset,
+    tenant_id: str,
     spec: JobSpec,
     base: BaseModel,
-    rows: Path,
+    rows: Sequence[Rows],
     renderer: Renderer,
     *,
     queue: str,
     device: Device,
     threads: int,
 ) -> Estimate:
-    """What an admitted job will take; `rows` is a copy of its dataset.
+    """What an admitted job will take; `rows` are copies of its datasets, in its spec's order.
 
     Raises RenderError and EstimateImpossible, and NotFound where the reward adapter is gone.
     """
@@ -41,17 +47,26 @@ def estimate_job(
         method=spec.method,
         peft=spec.peft,
         seed=spec.seed,
-        reward_peft=_reward_peft(store, dataset.tenant_id, spec),
+        reward_peft=_reward_peft(store, tenant_id, spec),
         continues=spec.init is not None,
     )
-    return forecast(
+    return forecast_all(
         asked,
         shape_of(base),
-        iter_rows(rows, dataset.format, dataset.row_type),
+        [_source(spec, *each) for each in rows],
         renderer,
         Worker(device, threads, store.throughputs.earlier(queue, spec)),
-        stride=stride_for(dataset.rows, dataset.size_bytes),
         warnings=prompt_warnings(renderer.contract),
+    )
+
+
+def _source(spec: JobSpec, field: str, dataset: Dataset, path: Path) -> Source:
+    return Source(
+        iter_rows(path, dataset.format, dataset.row_type),
+        stride_for(dataset.rows, dataset.size_bytes),
+        name="" if field == DATASET else dataset.id,
+        share=share_of(spec, field),
+        replayed=field == REPLAY,
     )
 
 

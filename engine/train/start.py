@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from peft import LoraConfig, PeftConfig, PeftModel
@@ -10,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from engine.plan import Finished, TrainPlan, Warned
 from engine.render import Renderer, load_renderer
-from engine.rows import Row, iter_rows
+from engine.rows import DatasetFormat, Row, iter_rows
 from engine.spec import KIND_OF_PEFT, LowRank, PrefixTuningPeft, PromptTuningPeft, QloraPeft
 from engine.train import probing
 from engine.train.errors import TrainingFailed
@@ -74,12 +75,27 @@ def read(plan: TrainPlan, link: Link, reader: Reader[T]) -> tuple[Renderer, Toke
     Warns of rows that were cut or left out, and of a learning rate for another kind of PEFT.
     """
     renderer = load_renderer(plan.base_path)
-    rows = iter_rows(plan.dataset_path, plan.dataset_format, plan.row_type)
-    data = reader(rows, renderer, plan.method.max_length)
-    cautions = rate_warnings(plan.peft, plan.method.learning_rate)
-    for message in (*data.warnings(plan.method.max_length), *cautions):
+    data = read_rows(plan, link, renderer, reader, (plan.dataset_path, plan.dataset_format))
+    for message in rate_warnings(plan.peft, plan.method.learning_rate):
         link.send(Warned(message=message))
     return renderer, data
+
+
+def read_rows(
+    plan: TrainPlan,
+    link: Link,
+    renderer: Renderer,
+    reader: Reader[T],
+    source: tuple[Path, DatasetFormat],
+    *,
+    named: str = "",
+) -> Tokenized[T]:
+    """The rows of one of the plan's datasets; its warnings begin with how it is `named`."""
+    path, format = source
+    data = reader(iter_rows(path, format, plan.row_type), renderer, plan.method.max_length)
+    for message in data.warnings(plan.method.max_length):
+        link.send(Warned(message=named + message))
+    return data
 
 
 def finish(

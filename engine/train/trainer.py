@@ -97,12 +97,14 @@ class Split:
     """Rows to learn from, and rows that are held out to look at.
 
     `passes` is how often `train` has each row: 1, unless it is written out for the whole run.
+    `rows` are those of one pass, where `train` has several in one.
     """
 
     train: Dataset
     held_out: Dataset | None
     trained_tokens: int
     passes: float = 1.0
+    rows: int | None = None
 
 
 def split_rows(
@@ -184,7 +186,7 @@ def _started(plan: TrainPlan, trainer: Any, split: Split) -> Started:
     wanted, rows = trainer.args.max_steps, len(split.train)
     return Started(
         total_steps=wanted if wanted > 0 else total_steps(plan.method, rows),
-        rows=round(rows / split.passes),
+        rows=split.rows or round(rows / split.passes),
         trained_tokens=split.trained_tokens,
         trainable_parameters=trainable_parameters(trainer.model),
         resumed_step=int(plan.resume_from.name.rsplit("-", 1)[-1]) if plan.resume_from else 0,

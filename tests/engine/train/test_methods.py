@@ -42,6 +42,8 @@ SHORT: dict[str, Any] = {
     "max_length": 64,
 }
 OFFLINE: dict[str, Any] = SHORT | {"num_train_epochs": 2}
+# Two examples a row, so six rows: in the second step of an epoch one batch of two has none.
+PACKED: dict[str, Any] = SHORT | {"packing": True, "max_length": 32, "num_train_epochs": 3}
 ONLINE: dict[str, Any] = SHORT | {
     "max_steps": 6,
     "max_completion_length": 5,
@@ -72,6 +74,11 @@ CONTRACT: list[tuple[Method, Peft]] = [
     (SftMethod(**OFFLINE), DORA),
     (SftMethod(**OFFLINE), QLORA),
     (SftMethod(**OFFLINE), QloraPeft(r=4, use_dora=True)),
+    (SftMethod(**OFFLINE, kl_coef=0.3), LORA),
+    (SftMethod(**OFFLINE, kl_coef=0.3), FULL),
+    (SftMethod(**OFFLINE, kl_coef=0.3), PREFIX),
+    (SftMethod(**PACKED), LORA),
+    (SftMethod(**PACKED, kl_coef=0.3), FULL),
     (SftMethod(**OFFLINE), PROMPT),
     (SftMethod(**OFFLINE), PREFIX),
     (SftMethod(**OFFLINE), PROJECTED),
@@ -109,6 +116,8 @@ IDS = [
     f"{method.type}-{peft.type}"
     + "-projected" * getattr(peft, "prefix_projection", False)
     + "-dora" * getattr(peft, "use_dora", False)
+    + "-packed" * getattr(method, "packing", False)
+    + "-kl" * (method.type == "sft" and method.kl_coef > 0)
     + "-graded" * (getattr(method, "grader", None) is not None)
     + "-mixed" * any(asking(getattr(method, "grader", None)))
     for method, peft in CONTRACT
