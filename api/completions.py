@@ -5,57 +5,24 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any, TypeVar
 
 import httpx
-from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
+from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from api.envelope import ErrorBody
 from api.errors import GeneratorFailed, GeneratorRefused, GeneratorUnavailable, type_of
+from engine.completions import PATH, Completion, Models, Refused, ServerAnswer, Usage
 
-PATH = "/v1/completions"
 SCORE_PATH = "/v1/score"
+MODELS_PATH = "/v1/models"
+MODELS_TIMEOUT_S = 2.0
 M = TypeVar("M", bound=BaseModel)
 
 
-class _Answer(BaseModel):
-    """Another server's words: what we do not know is left out."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Usage(_Answer):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class Choice(_Answer):
-    text: str
-    finish_reason: str | None = None
-    logprobs: dict[str, Any] | None = None
-
-
-class Completion(_Answer):
-    """A whole answer, or one piece of a streamed one."""
-
-    choices: tuple[Choice, ...] = ()
-    usage: Usage | None = None
-
-
-class _Refusal(_Answer):
-    message: str
-    param: str | None = None
-    code: str | int | None = None
-
-
-class _Refused(_Answer):
-    error: _Refusal
-
-
-class Score(_Answer):
+class Score(ServerAnswer):
     index: int
     score: FiniteFloat
 
 
-class Scores(_Answer):
+class Scores(ServerAnswer):
     """A reward model's answer: a scalar for each input."""
 
     data: tuple[Score, ...]
@@ -74,6 +41,16 @@ async def score(http: httpx.AsyncClient, model: str, inputs: Sequence[Sequence[i
     if [each.index for each in found.data] != list(range(len(inputs))):
         raise GeneratorFailed("The inference server's answer has not one score for each input.")
     return found
+
+
+async def bases_served(http: httpx.AsyncClient) -> frozenset[str] | None:
+    """The base models that the inference server has loaded; None while it does not say."""
+    try:
+        answer = await http.get(MODELS_PATH, timeout=MODELS_TIMEOUT_S)
+        found = Models.model_validate_json(answer.content)
+    except (httpx.TransportError, ValidationError):
+        return None
+    return frozenset(model.id for model in found.data if model.parent is None)
 
 
 async def _post(http: httpx.AsyncClient, path: str, body: dict[str, Any], kind: type[M]) -> M:
@@ -129,7 +106,7 @@ def _parsed(kind: type[M], data: bytes) -> M:
 
 def _refused(status: int, data: bytes) -> GeneratorRefused:
     """The server's own refusal; its faults (5xx, but not 503) are a bad gateway's here."""
-    refusal = _parsed(_Refused, data).error
+    refusal = _parsed(Refused, data).error
     status = status if status < 500 or status == 503 else 502
     body = ErrorBody(
         message=refusal.message,

@@ -30,6 +30,7 @@ from api.fields import field_path
 from engine.bases import BaseNotAllowed, BaseUnusable
 from engine.estimate.errors import EstimateImpossible
 from engine.graders import GradingFault
+from engine.judging import Unscorable
 from engine.rows import DatasetInvalid
 from engine.template import RenderError, TemplateUnsupported
 from jobs import errors as jobs
@@ -137,6 +138,7 @@ TABLE: dict[type[Exception], Row] = {
     BaseUnusable: Row(422, "base_model_unusable"),
     EstimateImpossible: Row(422, "estimate_impossible"),
     GradingFault: Row(422, "grading_failed"),
+    Unscorable: Row(422, "reward_input_invalid"),
     AdapterInvalid: Row(422, "adapter_invalid"),
     AdapterMissing: Row(404, "not_found"),
     AdapterCorrupt: Row(500, "adapter_corrupt"),

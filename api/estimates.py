@@ -1,5 +1,6 @@
 """What a job would take, told before it is posted."""
 
+from contextlib import ExitStack
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Body
@@ -9,7 +10,7 @@ from api.bodies import StrictRoute
 from api.calls import in_thread
 from api.copies import dataset_copy
 from api.envelope import refusals
-from api.jobs import SMALL_JOB
+from api.jobs import SMALL_JOB, served_to_judges
 from api.paging import known
 from api.rendering import renderer_of
 from api.services import FromServices, Services
@@ -18,6 +19,7 @@ from engine.spec import Method, Peft
 from jobs.admission import admit
 from jobs.estimating import estimate_job
 from jobs.inputs import inputs_of
+from jobs.mixture import Replay, Weighted, datasets_of
 from jobs.model import JobSpec
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
@@ -28,7 +30,9 @@ class EstimateView(Estimate):
 
     object: Literal["job.estimate"] = "job.estimate"
     base_model: str
-    dataset: str
+    dataset: str | None
+    mixture: tuple[Weighted, ...] | None
+    replay: Replay | None
     method: Method
     peft: Peft
 
@@ -44,14 +48,18 @@ async def estimate(
     Its rows are rendered as its trainer will do it, which may take a while; of a large dataset, a
     sample of them.
     """
-    known("dataset", spec.dataset)
+    for dataset_id in datasets_of(spec).values():
+        known("dataset", dataset_id)
     for adapter_id in inputs_of(spec).values():
         known("adapter", adapter_id)
+    served = await served_to_judges(services, [spec])
     async with services.slow:
-        return await in_thread(_estimate, services, tenant_id, spec)
+        return await in_thread(_estimate, services, tenant_id, spec, served)
 
 
-def _estimate(services: Services, tenant_id: str, spec: JobSpec) -> EstimateView:
+def _estimate(
+    services: Services, tenant_id: str, spec: JobSpec, served: frozenset[str] | None
+) -> EstimateView:
     settings, store = services.settings, services.store
     admitted = admit(
         store,
@@ -60,12 +68,17 @@ def _estimate(services: Services, tenant_id: str, spec: JobSpec) -> EstimateView
         spec,
         max_lora_rank=settings.max_lora_rank,
         qlora=settings.can_quantize,
+        served=served,
     )
-    dataset, job = store.datasets.get(tenant_id, spec.dataset), admitted.spec
-    with dataset_copy(services, dataset) as rows:
+    job = admitted.spec
+    with ExitStack() as copies:
+        rows = []
+        for field, dataset_id in datasets_of(job).items():
+            dataset = store.datasets.get(tenant_id, dataset_id)
+            rows.append((field, dataset, copies.enter_context(dataset_copy(services, dataset))))
         found = estimate_job(
             store,
-            dataset,
+            tenant_id,
             job,
             admitted.base,
             rows,
@@ -78,6 +91,8 @@ def _estimate(services: Services, tenant_id: str, spec: JobSpec) -> EstimateView
     return EstimateView(
         base_model=job.base_model,
         dataset=job.dataset,
+        mixture=job.mixture,
+        replay=job.replay,
         method=job.method,
         peft=job.peft,
         **figures,

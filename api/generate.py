@@ -15,13 +15,14 @@ from starlette.requests import ClientDisconnect
 from api.auth import TenantId
 from api.bodies import StrictRoute
 from api.calls import in_thread
-from api.completions import Choice, Completion, Usage, complete, stream
+from api.completions import complete, stream
 from api.envelope import Envelope, Wire, absent, json_answer, refusals
 from api.errors import ApiError, CannotGenerate, GeneratorFailed, Invalid, body_of
 from api.paging import known
 from api.rendering import base_named, contract_of, renderer_of
 from api.scoring import REWARD
 from api.services import FromServices, Services
+from engine.completions import Choice, Completion, Usage
 from engine.rows import Message
 from jobs.model import Adapter, new_id
 

@@ -10,11 +10,11 @@ from pydantic.config import JsonDict
 from api.auth import TenantId
 from api.bodies import StrictRoute
 from api.calls import in_thread
-from api.completions import Usage
 from api.envelope import Wire, refusals
 from api.generate import unless_gone
 from api.judging import Judged, judged, together
 from api.services import FromServices
+from engine.completions import Usage
 from engine.graders import Grade, Grader, Sample, check, grade, questions
 from jobs.errors import SpecInvalid, SpecProblem
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Header, Query
@@ -9,17 +10,20 @@ from fastapi import APIRouter, Body, Header, Query
 from api.auth import TenantId
 from api.bodies import StrictRoute
 from api.calls import in_thread, read
+from api.completions import bases_served
 from api.envelope import ListOf, Wire, refusals
 from api.paging import After, JobId, Limit, known
 from api.rendering import warnings_of
 from api.services import FromServices, Services
 from engine.bases import BaseModel
 from engine.estimate.model import Actual, Estimate
+from engine.graders import asking
 from engine.merging import MergeMethod
 from engine.spec import Method, Peft
 from jobs.admission import admit
 from jobs.idempotency import Idempotency
-from jobs.inputs import inputs_of
+from jobs.inputs import grader_of, inputs_of
+from jobs.mixture import Replay, Weighted, datasets_of
 from jobs.model import Job, JobError, JobSpec, Progress, Status, Timings, Work
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
@@ -57,6 +61,8 @@ class JobView(Wire):
     requested: Literal["cancel", "pause"] | None
     base_model: str
     dataset: str | None
+    mixture: tuple[Weighted, ...] | None
+    replay: Replay | None
     method: Method | MergeMethod
     peft: Peft
     init: str | None
@@ -108,14 +114,29 @@ async def submit(
     idempotency_key: IdempotencyKey = None,
 ) -> JobView:
     """Queue a job. What could not run or be served is refused now, with every reason."""
-    known("dataset", spec.dataset)
+    for dataset_id in datasets_of(spec).values():
+        known("dataset", dataset_id)
     for adapter_id in inputs_of(spec).values():
         known("adapter", adapter_id)
-    job = await in_thread(_submit, services, tenant_id, spec, idempotency_key)
+    served = await served_to_judges(services, [spec])
+    job = await in_thread(_submit, services, tenant_id, spec, idempotency_key, served)
     return view(job)
 
 
-def _submit(services: Services, tenant_id: str, spec: JobSpec, key: str | None) -> Job:
+async def served_to_judges(services: Services, specs: Iterable[JobSpec]) -> frozenset[str] | None:
+    """The bases that judges can run on; None where no grader asks, or that server does not say."""
+    if not any(any(asking(grader_of(spec))) for spec in specs):
+        return None
+    return await bases_served(services.http)
+
+
+def _submit(
+    services: Services,
+    tenant_id: str,
+    spec: JobSpec,
+    key: str | None,
+    served: frozenset[str] | None,
+) -> Job:
     settings, board = services.settings, services.store.jobs
     idempotency = Idempotency(key, body_hash(spec)) if key else None
     if idempotency and (first := board.answered(tenant_id, idempotency)):
@@ -127,6 +148,7 @@ def _submit(services: Services, tenant_id: str, spec: JobSpec, key: str | None) 
         spec,
         max_lora_rank=settings.max_lora_rank,
         qlora=settings.can_quantize,
+        served=served,
     )
     warnings = warnings_of(admitted.base)
     return queued(services, tenant_id, admitted.spec, admitted.base, idempotency, warnings=warnings)

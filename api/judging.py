@@ -4,19 +4,21 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from api.calls import in_thread
-from api.completions import Usage, complete, score
+from api.completions import complete, score
 from api.errors import GeneratorFailed, Invalid
-from api.generate import Asked, GenerateBody, ask
 from api.paging import known
+from api.rendering import base_named, contract_of, renderer_of
 from api.scoring import REWARD, Input, inputs_of
 from api.services import Services
+from engine.completions import Usage
 from engine.graders import Answers, Question, Verdict
+from engine.judging import answers_a_prompt, completion_of, how_to_be_scored
 from jobs.errors import SpecInvalid, SpecProblem
+from jobs.inputs import ADAPTER_PREFIX
 from jobs.model import Adapter
-
-ADAPTER_PREFIX = "ad_"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Weighed:
     input: Input
 
 
+Asked = dict[str, Any] | Weighed
 Said = tuple[Verdict, Usage | None]
 
 
@@ -54,39 +57,26 @@ async def judged(services: Services, tenant_id: str, questions: Sequence[Questio
     return Judged(Answers(verdicts), {model: together(spent) for model, spent in usage.items()})
 
 
-def _ask(services: Services, tenant_id: str, question: Question) -> Asked | Weighed:
+def _ask(services: Services, tenant_id: str, question: Question) -> Asked:
     """The rendered request. The model is a base of the list or an adapter of the tenant."""
     model = question.model
-    is_adapter = model.startswith(ADAPTER_PREFIX) and model not in services.bases.names
-    if not is_adapter and model not in services.bases.names:
+    if model in services.bases.names:
+        return completion_of(question, renderer_of(base_named(services.bases, model)))
+    if not model.startswith(ADAPTER_PREFIX):
         text = f"There is no model {model!r}; take a base of GET /models or an adapter's id."
         raise _refused(question, "model", "model_unknown", text)
-    if is_adapter:
-        adapter = services.store.adapters.get(tenant_id, known("adapter", model))
-        if adapter.kind == REWARD:
-            return _weigh(services, adapter, question)
-    sampling = question.sampling
-    body = GenerateBody(
-        adapter_id=model if is_adapter else None,
-        base_model=None if is_adapter else model,
-        messages=question.messages,
-        max_tokens=sampling.max_completions_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        seed=sampling.seed,
-    )
-    return ask(services, tenant_id, body)
+    adapter = services.store.adapters.get(tenant_id, known("adapter", model))
+    if adapter.kind == REWARD:
+        return _weigh(services, adapter, question)
+    base = base_named(services.bases, adapter.base_model)
+    return completion_of(question, renderer_of(base, contract_of(adapter)))
 
 
 def _weigh(services: Services, adapter: Adapter, question: Question) -> Weighed:
     """The question for a reward model, which reads a conversation and writes nothing."""
+    if not answers_a_prompt([message.role for message in question.messages]):
+        raise _refused(question, "input", "reward_input_invalid", how_to_be_scored(adapter.id))
     *prompt, answer = question.messages
-    if not prompt or answer.role != "assistant":
-        text = (
-            f"{adapter.id} is a reward model, which scores the assistant's answer to a prompt; let "
-            "`input` have the prompt's messages and end with the answer, of role assistant."
-        )
-        raise _refused(question, "input", "reward_input_invalid", text)
     try:
         (ids,) = inputs_of(services, adapter, prompt, [answer.content])
     except Invalid as error:
@@ -94,11 +84,11 @@ def _weigh(services: Services, adapter: Adapter, question: Question) -> Weighed:
     return Weighed(adapter.id, ids)
 
 
-async def _said(services: Services, asked: Asked | Weighed) -> Said:
+async def _said(services: Services, asked: Asked) -> Said:
     if isinstance(asked, Weighed):
         found = await score(services.http, asked.adapter_id, [asked.input])
         return Verdict(score=found.data[0].score), found.usage
-    answer = await complete(services.http, asked.body)
+    answer = await complete(services.http, asked)
     if not answer.choices:
         raise GeneratorFailed("The inference server's answer has no text.")
     return Verdict(text=answer.choices[0].text), answer.usage

@@ -8,7 +8,7 @@ from api.auth import TenantId
 from api.bodies import StrictRoute
 from api.calls import in_thread, read
 from api.envelope import ListOf, Wire, refusals
-from api.jobs import SMALL_JOB, IdempotencyKey, hash_of, meaning
+from api.jobs import SMALL_JOB, IdempotencyKey, hash_of, meaning, served_to_judges
 from api.paging import After, Limit, PipelineId
 from api.services import FromServices, Services
 from jobs.idempotency import Idempotency
@@ -86,10 +86,17 @@ async def submit(
 
     It is checked whole before any of it starts. A stage is queued when all it needs has succeeded.
     """
-    return view(await in_thread(_submit, services, tenant_id, spec, idempotency_key))
+    served = await served_to_judges(services, spec.stages.values())
+    return view(await in_thread(_submit, services, tenant_id, spec, idempotency_key, served))
 
 
-def _submit(services: Services, tenant_id: str, spec: PipelineSpec, key: str | None) -> Pipeline:
+def _submit(
+    services: Services,
+    tenant_id: str,
+    spec: PipelineSpec,
+    key: str | None,
+    served: frozenset[str] | None,
+) -> Pipeline:
     settings, pipelines = services.settings, services.store.pipelines
     idempotency = Idempotency(key, hash_of(_meaning(spec))) if key else None
     if idempotency and (first := pipelines.answered(tenant_id, idempotency)):
@@ -101,6 +108,7 @@ def _submit(services: Services, tenant_id: str, spec: PipelineSpec, key: str | N
         spec,
         max_lora_rank=settings.max_lora_rank,
         qlora=settings.can_quantize,
+        served=served,
     )
     submitted = pipelines.submit(
         tenant_id, spec, stages, queue=settings.queue, idempotency=idempotency

@@ -10,7 +10,7 @@ from pydantic.config import JsonDict
 from api.auth import TenantId
 from api.bodies import StrictRoute
 from api.calls import in_thread
-from api.completions import Scores, Usage
+from api.completions import Scores
 from api.completions import score as ask_scores
 from api.envelope import Wire, refusals
 from api.errors import GeneratorRefused
@@ -18,6 +18,7 @@ from api.generate import unless_gone
 from api.paging import known
 from api.scoring import Input, check_scores, inputs_of
 from api.services import FromServices, Services
+from engine.completions import Usage
 from engine.rows import Message
 
 router = APIRouter(tags=["score"], route_class=StrictRoute)

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from api.errors import CannotScore, Invalid
 from api.rendering import base_named, contract_of, renderer_of
 from api.services import Services
+from engine.judging import Unscorable, answer_ids
 from engine.render import Renderer
-from engine.rows import Message, Rating
+from engine.rows import Message
 from jobs.model import Adapter
 
 REWARD = "reward"
@@ -51,9 +52,7 @@ def inputs_of(
 
 
 def _input(renderer: Renderer, prompt: Sequence[Message], answer: str, param: str) -> Input:
-    said = Message(role="assistant", content=answer)
-    (rendered,) = renderer.sequences(Rating(prompt=tuple(prompt), completion=(said,), label=True))
-    if not any(rendered.loss_mask[1:]):
-        text = "The base model's chat template writes nothing of this answer, so it has no score."
-        raise Invalid(text, param=param)
-    return rendered.token_ids[: rendered.end]
+    try:
+        return answer_ids(renderer, prompt, answer)
+    except Unscorable as error:
+        raise Invalid(str(error), param=param) from error

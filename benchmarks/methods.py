@@ -1,6 +1,7 @@
 """Does every method learn? Each with each PEFT kind, through the HTTP API, on held-out rows.
 
-Run by `make methods-table`, which writes docs/methods.md. Demonstrations teach the model that ships
+Run by `make methods-table`, which writes docs/methods.md and, for programs, docs/methods.json; with
+ARGS="full" that kind alone is measured anew. Demonstrations teach the model that ships
 two manners, turn about; what comes after is to choose the kind one, which is the rule that made the
 comparisons, the ratings and the reward. The figure is how many of the answers to held-out prompts,
 sampled at temperature 1, are kind, which is also their mean reward by the grader of GRPO. A method
@@ -11,7 +12,7 @@ import json
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from jobs.settings import REPO, Settings
 
 DATA = REPO / "examples" / "data"
 TABLE = REPO / "docs" / "methods.md"
+FIGURES = REPO / "docs" / "methods.json"
 KIND = "I am glad to help."
 BASE = "luthier-tiny"
 ROWS = {
@@ -37,7 +39,7 @@ PEFTS: dict[str, dict[str, Any]] = {
     "lora, DoRA": {"type": "lora", "r": 16, "use_dora": True},
     "qlora": {"type": "qlora", "r": 16},
     "full": {"type": "full"},
-    "prompt_tuning": {"type": "prompt_tuning", "num_virtual_tokens": 20},
+    "prompt_tuning": {"type": "prompt_tuning", "num_virtual_tokens": 60},
     "prefix_tuning": {"type": "prefix_tuning", "num_virtual_tokens": 20},
 }
 GRADER = {"type": "string_check", "name": "kind", "operation": "like", "reference": KIND}
@@ -144,20 +146,21 @@ def held_out() -> list[str]:
 
 def rate(peft: str, low: float) -> float:
     """Virtual tokens need a higher learning rate than matrices, and whole weights a lower one."""
-    return low * {"full": 1 / 8, "prompt_tuning": 50, "prefix_tuning": 20}.get(peft, 1)
+    return low * {"full": 1 / 8, "prompt_tuning": 25, "prefix_tuning": 20}.get(peft, 1)
 
 
 def run(bench: Bench, pefts: list[str]) -> None:
     prompts = held_out()
     for peft in pefts:
-        tickets = bench.job("tickets", sft(peft, epochs=6), peft)
+        tickets = bench.job("tickets", sft(peft, epochs=12 if peft in VIRTUAL else 6), peft)
         bench.note(tickets, peft, "exact match", bench.exact(None), bench.exact(
             tickets["adapter_id"]), SFT_BAR[peft])  # fmt: skip
         start = bench.job("demonstrations", sft(peft, epochs=4), peft)["adapter_id"]
         before = bench.kindness(start, prompts)
         reward = None if peft in VIRTUAL else score(bench, peft)
         for method, (rows, low) in CHOOSING.items():
-            job = bench.job(rows, offline(method, rate(peft, low), 3), peft, init=start)
+            epochs = 8 if peft in VIRTUAL else 3
+            job = bench.job(rows, offline(method, rate(peft, low), epochs), peft, init=start)
             after = bench.kindness(job["adapter_id"], prompts)
             bench.note(job, peft, "kind answers", before, after, 0.9, preferred(bench, job))
         for method in online(peft, reward):
@@ -257,6 +260,16 @@ below {MAX_KL:g} in every step.
 """
 
 
+def write(lines: list[Line], pefts: list[str]) -> None:
+    """The table, with these kinds measured anew and the others as they were."""
+    kept = json.loads(FIGURES.read_text()) if FIGURES.exists() else []
+    found = [line for line in kept if line["peft"] not in pefts] + [asdict(line) for line in lines]
+    found.sort(key=lambda line: list(PEFTS).index(line["peft"]))
+    FIGURES.write_text(json.dumps(found, indent=1) + "\n")
+    rows = [Line(**(line | {"also": Also(**line["also"])})) for line in found]
+    TABLE.write_text(HEAD + "".join(row_of(line) + "\n" for line in rows))
+
+
 def main() -> None:
     pefts = sys.argv[1:] or list(PEFTS)
     with tempfile.TemporaryDirectory() as folder:
@@ -269,8 +282,7 @@ def main() -> None:
                 bench = Bench(client)
                 bench.datasets = {n: send(client, DATA / f)["id"] for n, f in ROWS.items()}
                 run(bench, pefts)
-    if pefts == list(PEFTS):
-        TABLE.write_text(HEAD + "".join(row_of(line) + "\n" for line in bench.lines))
+    write(bench.lines, pefts)
     missed = [line for line in bench.lines if not line.passed]
     if missed:
         sys.exit("below the bar: " + ", ".join(f"{m.method} with {m.peft}" for m in missed))

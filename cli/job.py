@@ -29,6 +29,12 @@ def submit(
         str | None, typer.Option("--base-model", help="[the first allowed]")
     ] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", help="ds_...")] = None,
+    mixture: Annotated[
+        list[str], typer.Option("--mixture", metavar="DS[=WEIGHT]", help="Several, by weight.")
+    ] = [],  # noqa: B006  # typer reads it
+    replay: Annotated[
+        str | None, typer.Option("--replay", metavar="DS[=RATIO]", help="Against forgetting it.")
+    ] = None,
     name: Annotated[str | None, typer.Option("--name")] = None,
     method: Annotated[str | None, typer.Option("--method", help="sft")] = None,
     peft: Annotated[str | None, typer.Option("--peft", help="lora, prompt_tuning, ...")] = None,
@@ -47,11 +53,16 @@ def submit(
 ) -> None:
     """Queue a job from a spec, from options, or from both."""
     from cli.client import connect
-    from cli.specs import read_spec
+    from cli.specs import numbered, read_spec
 
     spec = read_spec(file) if file else {}
-    given = {"base_model": base_model, "dataset": dataset, "name": name, "seed": seed}
+    given: dict[str, Any] = {"base_model": base_model, "dataset": dataset, "name": name}
+    given["seed"] = seed
     given["init"] = init
+    if mixture:
+        given["mixture"] = [numbered(part, "weight") for part in mixture]
+    if replay:
+        given["replay"] = numbered(replay, "ratio")
     spec |= {field: value for field, value in given.items() if value is not None}
     _into(spec, "method", "sft", type=method, num_train_epochs=epochs, learning_rate=learning_rate)
     chosen = {"type": peft, "r": rank, "num_virtual_tokens": virtual_tokens}

@@ -7,6 +7,17 @@ from typing import Any
 from cli.failure import CommandFailed
 
 
+def numbered(text: str, field: str) -> dict[str, Any]:
+    """A dataset with a number: `ds_...=3`, or its id alone for the number that is usual."""
+    id, equals, number = text.partition("=")
+    try:
+        return {"dataset": id} | ({field: float(number)} if equals else {})
+    except ValueError as error:
+        raise CommandFailed(
+            f"{text} is not DATASET={field.upper()}, such as ds_...=0.5."
+        ) from error
+
+
 def read_spec(file: Path) -> dict[str, Any]:
     """The object in a file, or CommandFailed."""
     if not file.is_file():

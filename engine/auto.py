@@ -30,7 +30,8 @@ from engine.steps import total_steps
 FULL_RATE, LORA_TIMES = 5e-5, 10.0
 WIDTH, WIDTH_POWER = 2000, 0.5
 # Virtual tokens are few and far from zero: Lester et al. 2021 (section 3) train them at 0.3.
-PROMPT_RATE, PREFIX_RATE = 0.1, 0.03
+# What projects a prefix is a network, and moves as networks do.
+PROMPT_RATE, PREFIX_RATE, PROJECTED_RATE = 0.1, 0.03, 1e-3
 # Methods that hold the policy near to where it started take smaller steps.
 SHARE_OF_SFT = {"sft": 1.0, "reward": 0.5, "orpo": 0.5, "dpo": 0.25, "kto": 0.25}
 SHARE_ONLINE = 0.25
@@ -51,7 +52,11 @@ class Facts:
 
 
 def resolve(method: Method, peft: Peft, facts: Facts) -> Method:
-    """The method with a number for each field in `auto`, which still says which those are."""
+    """The method with a number for each field in `auto`, which still says which those are.
+
+    Rows that are packed are taken for full ones, as many fewer as they are longer; the number of
+    epochs stays that of the rows themselves.
+    """
     rules = {
         "per_device_batch_size": batch_size,
         "num_train_epochs": epochs,
@@ -60,9 +65,17 @@ def resolve(method: Method, peft: Peft, facts: Facts) -> Method:
     }
     for name, rule in rules.items():
         if name in method.auto:
-            number: Any = rule(method, peft, facts)
+            number: Any = rule(method, peft, facts if rule is epochs else _packed(method, facts))
             method = method.model_copy(update={name: number})
     return method
+
+
+def _packed(method: Method, facts: Facts) -> Facts:
+    if not (isinstance(method, SftMethod) and method.packing):
+        return facts
+    row_bytes = max(facts.row_bytes, method.max_length * BYTES_A_TOKEN)
+    rows = math.ceil(facts.rows * facts.row_bytes / row_bytes)
+    return Facts(max(1, rows), row_bytes, facts.hidden_size)
 
 
 def learning_rate(method: Method, peft: Peft, facts: Facts) -> float:
@@ -71,7 +84,7 @@ def learning_rate(method: Method, peft: Peft, facts: Facts) -> float:
         case PromptTuningPeft():
             rate = PROMPT_RATE
         case PrefixTuningPeft():
-            rate = PREFIX_RATE
+            rate = PROJECTED_RATE if peft.prefix_projection else PREFIX_RATE
         case LowRank() | FullPeft():
             rate = FULL_RATE * (LORA_TIMES if isinstance(peft, LowRank) else 1)
             rate *= (WIDTH / facts.hidden_size) ** WIDTH_POWER

@@ -36,10 +36,11 @@ class Example:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to one prompt, the better one first."""
+    """Two answers to one prompt, the better one first; `margin` as in the row."""
 
     chosen: Example
     rejected: Example
+    margin: float = 0.0
 
     @property
     def trained_tokens(self) -> int:
@@ -94,7 +95,7 @@ def read_preference(
         return Read((), left_out="empty")
     if chosen == rejected:
         return Read((), left_out="alike")
-    return Read((Pair(chosen, rejected),), cut)
+    return Read((Pair(chosen, rejected, row.margin),), cut)
 
 
 def read_rating(row: Rating, renderer: Renderer, max_length: int) -> Read[Rated]:

@@ -11,11 +11,34 @@ from engine.rows import DatasetFormat, RowType
 from engine.spec import AdapterKind, Method, Peft
 
 
+class GraderModel(Spec):
+    """A model that the job's grader asks, and whose tokenizer and template it reads.
+
+    `contract` is an adapter's own render contract; None: the base's. `folder` has a reward adapter,
+    which the child runs itself; without one the generator is asked.
+    """
+
+    base_path: Path
+    contract: dict[str, Any] | None = None
+    folder: Path | None = None
+
+
+class Portion(Spec):
+    """A dataset among others. share: its weight; of what is replayed, its ratio to the others."""
+
+    dataset_id: str
+    path: Path
+    format: DatasetFormat
+    share: float
+
+
 class TrainPlan(Spec):
     """Everything a child needs, as local paths and plain values.
 
-    `init_from` is the folder of the adapter that training starts from, `reward_from` that of the
-    reward adapter that scores what the policy says.
+    Of a `mixture`, `dataset_path` is its first part. `init_from` is the folder of the adapter that
+    training starts from, `reward_from` that of the reward adapter that scores what the policy says.
+    `grader_models` has what the grader asks, by the names it has there. The generator's URL may
+    have a password in it: it is for no log.
     """
 
     base_name: str
@@ -32,6 +55,17 @@ class TrainPlan(Spec):
     threads: int
     init_from: Path | None = None
     reward_from: Path | None = None
+    grader_models: dict[str, GraderModel] = Field(default_factory=dict)
+    generator_url: str = Field("", repr=False)
+    judge_patience_s: float = 120.0
+    mixture: tuple[Portion, ...] = ()
+    replay: Portion | None = None
+
+    @property
+    def row_paths(self) -> tuple[Path, ...]:
+        """Where the rows of each of the job's datasets are, in the order of its spec."""
+        main = tuple(part.path for part in self.mixture) or (self.dataset_path,)
+        return main if self.replay is None else (*main, self.replay.path)
 
 
 class Probe(Spec):

@@ -12,6 +12,7 @@ from engine.rows import RowType
 
 # As many as anyone has found useful, several times over, and little enough to keep many resident.
 MAX_VIRTUAL_TOKENS = 1024
+PREFIX_ENCODER_SIZE = 512  # hidden units
 
 # Every loss of trl's DPOTrainer; what each is, stands in its documentation.
 DpoLoss = Literal[
@@ -121,17 +122,26 @@ class Online(Training):
 
 
 class SftMethod(Offline):
-    """Supervised fine-tuning: next-token cross-entropy on the assistant's tokens only."""
+    """Supervised fine-tuning: next-token cross-entropy on the assistant's tokens only.
+
+    With `packing`, examples share rows of at most `max_length` tokens; each still reads itself
+    alone, from position 0. A batch is then so many rows. `kl_coef` weighs KL(pi || pi_base), the
+    mean over trained tokens in nats, over the whole vocabulary: what it costs to move away from the
+    base model, which it is also where the job goes on with an adapter.
+    """
 
     type: Literal["sft"] = "sft"
+    packing: bool = False
+    kl_coef: float = Field(0.0, ge=0, le=100)
 
 
 class RewardMethod(Offline):
     """A scalar head that scores the chosen answer above the rejected one (Bradley-Terry).
 
-    Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, equation 1. `center_rewards_coefficient`
-    weighs the square of the sum of both rewards, which draws their mean to zero (Eisenstein et al.
-    2023, https://arxiv.org/abs/2312.09244).
+    Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, equation 1; by the row's `margin` where it
+    has one (Touvron et al. 2023, https://arxiv.org/abs/2307.09288, equation 2).
+    `center_rewards_coefficient` weighs the square of the sum of both rewards, which draws their
+    mean to zero (Eisenstein et al. 2023, https://arxiv.org/abs/2312.09244).
     """
 
     type: Literal["reward"] = "reward"
@@ -273,13 +283,18 @@ InitLoraWeights = Annotated[
 
 
 class LowRank(Spec):
-    """What LoRA on a plain base and on a quantized one have in common."""
+    """What LoRA on a plain base and on a quantized one have in common.
+
+    use_dora: weight-decomposed (Liu et al. 2024, https://arxiv.org/abs/2402.09353, eq. 5), with a
+    trained length for each output: m * (W + s B A) / ||W + s B A||.
+    """
 
     r: int = Field(16, ge=1, le=4096)
     lora_alpha: float = Field(32.0, gt=0)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     use_rslora: bool = False
+    use_dora: bool = False
 
     @model_validator(mode="after")
     def _names_modules(self) -> Self:
@@ -289,14 +304,9 @@ class LowRank(Spec):
 
 
 class LoraPeft(LowRank):
-    """LoRA (Hu et al. 2021, https://arxiv.org/abs/2106.09685): W + (lora_alpha / r) B A.
-
-    use_dora: weight-decomposed (Liu et al. 2024, https://arxiv.org/abs/2402.09353, eq. 5), with a
-    trained length for each output: m * (W + s B A) / ||W + s B A||.
-    """
+    """LoRA (Hu et al. 2021, https://arxiv.org/abs/2106.09685): W + (lora_alpha / r) B A."""
 
     type: Literal["lora"] = "lora"
-    use_dora: bool = False
     init_lora_weights: InitLoraWeights = True
 
 
@@ -304,7 +314,7 @@ class QloraPeft(LowRank):
     """QLoRA (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314): LoRA on a base in 4-bit NF4.
 
     use_double_quant: the quantization's own constants are quantized too (section 3). The result is
-    plain LoRA, served on the base as it is.
+    LoRA, or DoRA, as on a plain base, and served on the base as it is.
     """
 
     type: Literal["qlora"] = "qlora"
@@ -333,11 +343,21 @@ class PromptTuningPeft(Spec):
 class PrefixTuningPeft(Spec):
     """Prefix tuning (Li & Liang 2021, https://arxiv.org/abs/2101.00190): in front, in every layer.
 
-    The keys and values of the virtual tokens are trained themselves, without a projection.
+    The keys and values of the virtual tokens are trained themselves; with prefix_projection they
+    are what a network of one hidden layer makes of a smaller matrix (section 4.3). The result has
+    the keys and values, not the network, so a job that goes on with it goes on without.
     """
 
     type: Literal["prefix_tuning"] = "prefix_tuning"
     num_virtual_tokens: int = Field(20, ge=1, le=MAX_VIRTUAL_TOKENS)
+    prefix_projection: bool = False
+    encoder_hidden_size: int = Field(PREFIX_ENCODER_SIZE, ge=1, le=65_536)
+
+    @model_validator(mode="after")
+    def _sized_where_it_projects(self) -> Self:
+        if not self.prefix_projection and self.encoder_hidden_size != PREFIX_ENCODER_SIZE:
+            raise ValueError("encoder_hidden_size goes with prefix_projection alone")
+        return self
 
 
 class FullPeft(Spec):

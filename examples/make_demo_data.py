@@ -112,7 +112,8 @@ def rating(n: int = 200) -> list[Row]:
 
 
 def prompts(n: int = 200) -> list[Row]:
-    return [{"prompt": q} for q, _ in questions("prompts", [knowing.fact, opinion], n)]
+    found = questions("prompts", [knowing.fact, opinion], n)
+    return [{"prompt": question, "item": {"question": question}} for question, _ in found]
 
 
 def prompts_heldout(n: int = 50) -> list[Row]:

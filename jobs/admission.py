@@ -1,6 +1,6 @@
 """What is checked before a job is queued: it must be able to run, and its result to be served."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from adapters.errors import AdapterError
@@ -18,7 +18,9 @@ from engine.spec import (
 from jobs.auto import settle
 from jobs.combinations import of_combination, of_grader
 from jobs.errors import SpecInvalid, SpecProblem
+from jobs.grader_models import grader_reward_problems, judge_problems
 from jobs.inputs import INIT, REWARD, inputs_of
+from jobs.mixture import datasets_of, mixture_problems
 from jobs.model import Dataset, JobSpec, checked_id
 from jobs.sources import Source, continued, init_problems, reward_problems, source_of
 from jobs.store import Store
@@ -51,15 +53,20 @@ def admit(
     *,
     max_lora_rank: int,
     qlora: bool = False,
+    served: Collection[str] | None = None,
 ) -> Admitted:
     """The job as it will run. qlora: whether the workers have what quantizing a base takes.
+
+    served: the bases that the inference server has loaded, for judges; None: that is not known.
 
     Raises NotFound for a dataset or an adapter that the tenant does not have, and SpecInvalid with
     every reason against the job.
     """
-    dataset = dataset_named(store, tenant_id, spec.dataset)
+    datasets = {f: dataset_named(store, tenant_id, id) for f, id in datasets_of(spec).items()}
     sources = {field: source_named(store, tenant_id, id) for field, id in inputs_of(spec).items()}
-    checked = check(bases, spec, dataset, sources, max_lora_rank=max_lora_rank, qlora=qlora)
+    checked = check(
+        bases, spec, datasets, sources, max_lora_rank=max_lora_rank, qlora=qlora, served=served
+    )
     if checked.problems or checked.base is None:
         raise SpecInvalid(list(checked.problems))
     return Admitted(checked.spec, checked.base)
@@ -78,11 +85,12 @@ def source_named(store: Store, tenant_id: str, adapter_id: str) -> Source:
 def check(
     bases: BaseCatalogue,
     spec: JobSpec,
-    dataset: Dataset | None,
+    datasets: Mapping[str, Dataset],
     sources: Mapping[str, Source],
     *,
     max_lora_rank: int,
     qlora: bool,
+    served: Collection[str] | None = None,
 ) -> Checked:
     """Everything against a job that can be said of the inputs that are known."""
     problems: list[SpecProblem] = []
@@ -94,40 +102,43 @@ def check(
     except BaseUnusable as error:
         problems.append(SpecProblem("base_model", "base_model_unusable", str(error)))
     job = continued(spec, sources[INIT]) if INIT in sources else spec
-    if job.method.auto and dataset is not None and base is not None:
-        settled = settle(job, dataset, base)
+    if job.method.auto and len(datasets) == len(datasets_of(job)) and base is not None:
+        settled = settle(job, datasets, base)
         if isinstance(settled, SpecProblem):
             problems.append(settled)
         else:
             job = settled
-    if dataset is not None:
-        problems += _of_rows(job, dataset)
+    problems += _of_rows(job, datasets)
+    problems += mixture_problems(job, datasets)
     problems += of_combination(job)
     problems += of_grader(job)
     problems += _of_rank(job, max_lora_rank)
     problems += _of_start(job)
     problems += _of_prefix(job)
     problems += _of_quantization(job, qlora)
+    problems += judge_problems(job, bases, sources, served)
     if base is not None:
         problems += _of_length(job, base)
         problems += _of_modules(job, base)
         problems += _of_layers(job, base)
         if REWARD in sources:
             problems += reward_problems(base, sources[REWARD])
+        problems += grader_reward_problems(job, base, sources)
         if INIT in sources:
             problems += init_problems(spec, base, sources[INIT])
     return Checked(job, base, tuple(problems))
 
 
-def _of_rows(spec: JobSpec, dataset: Dataset) -> Iterator[SpecProblem]:
+def _of_rows(spec: JobSpec, datasets: Mapping[str, Dataset]) -> Iterator[SpecProblem]:
     wanted = ROWS_OF_METHOD[spec.method.type]
-    if dataset.row_type != wanted:
-        yield SpecProblem(
-            "dataset",
-            "wrong_row_type",
-            f"{spec.method.type} learns from {wanted} rows, but dataset {dataset.id} has "
-            f"{dataset.row_type} rows.",
-        )
+    for field, dataset in datasets.items():
+        if dataset.row_type != wanted:
+            yield SpecProblem(
+                field,
+                "wrong_row_type",
+                f"{spec.method.type} learns from {wanted} rows, but dataset {dataset.id} has "
+                f"{dataset.row_type} rows.",
+            )
 
 
 def _of_rank(spec: JobSpec, max_lora_rank: int) -> Iterator[SpecProblem]:

@@ -15,12 +15,15 @@ from adapters.manifest import Manifest
 from engine.bases import BaseCatalogue, BaseModel
 from engine.errors import EngineError
 from engine.estimate.model import Device
+from engine.graders import asking
 from engine.plan import (
     Evaluated,
     Failed,
     Finished,
+    GraderModel,
     Merged,
     Plan,
+    Portion,
     Report,
     Saved,
     Started,
@@ -37,14 +40,16 @@ from jobs.checkpoints import (
 )
 from jobs.errors import JobsError, LeaseLost, NotFound, StoreUnavailable
 from jobs.expectation import Expectation
-from jobs.inputs import INIT, REWARD, inputs_of
+from jobs.inputs import INIT, REWARD, grader_of, inputs_of, names_adapter
 from jobs.journal import Journal
 from jobs.keeper import LeaseKeeper
 from jobs.launcher import Launcher, Running
 from jobs.merge_plan import merge_plan
+from jobs.mixture import share_of
 from jobs.model import (
     Adapter,
     Claim,
+    Dataset,
     Directive,
     JobError,
     JobSpec,
@@ -69,7 +74,8 @@ class Workshop:
     """What every attempt of a worker uses. `draining`, once set, makes it hand its job back.
 
     A child has `drain_s` for that, which covers the step in hand and its checkpoint. `device` and
-    `queue` say what kind of worker it is, for estimates.
+    `queue` say what kind of worker it is, for estimates. `generator_url` is the inference server's,
+    for graders that ask a judge; an attempt waits `judge_patience_s` for one that is away.
     """
 
     store: Store
@@ -80,6 +86,8 @@ class Workshop:
     drain_s: float = 30.0
     device: Device = "cpu"
     queue: str = "default"
+    generator_url: str = ""
+    judge_patience_s: float = 120.0
     draining: threading.Event = field(default_factory=threading.Event)
 
 
@@ -161,19 +169,21 @@ class Attempt:
         return merge_plan(spec, base, fetched, self._work_dir, threads=self._shop.threads)
 
     def _prepare_training(self, spec: JobSpec, base: BaseModel) -> Plan:
-        job, dataset = self._claim.job, self._claim.dataset
-        assert dataset is not None, "what is trained has rows"
-        rows = self._work_dir / f"dataset.{dataset.format}"
-        key = dataset_source(job.tenant_id, dataset.id)
-        if self._shop.objects.get_file(key, rows) != dataset.sha256:
-            raise _failure("dataset_corrupt", f"Dataset {dataset.id} is damaged; upload it again.")
+        portions = [
+            self._fetch_rows(field, dataset, share_of(spec, field))
+            for field, dataset in self._claim.datasets.items()
+        ]
+        first = next(iter(self._claim.datasets.values()))
+        replay = portions.pop() if spec.replay is not None else None
         inputs = inputs_of(spec)
         return TrainPlan(
             base_name=base.name,
             base_path=base.path,
-            dataset_path=rows,
-            dataset_format=dataset.format,
-            row_type=dataset.row_type,
+            dataset_path=portions[0].path,
+            dataset_format=first.format,
+            row_type=first.row_type,
+            mixture=tuple(portions) if spec.mixture else (),
+            replay=replay,
             method=spec.method,
             peft=spec.peft,
             seed=spec.seed,
@@ -183,7 +193,42 @@ class Attempt:
             threads=self._shop.threads,
             init_from=self._fetch_adapter(inputs.get(INIT), "init"),
             reward_from=self._fetch_adapter(inputs.get(REWARD), "reward"),
+            grader_models=self._grader_models(spec),
+            generator_url=self._shop.generator_url,
+            judge_patience_s=self._shop.judge_patience_s,
         )
+
+    def _grader_models(self, spec: JobSpec) -> dict[str, GraderModel]:
+        """What the job's grader asks, by the names that it has in the grader."""
+        names = dict.fromkeys(part.model for _, part in asking(grader_of(spec)))
+        try:
+            return {
+                name: self._grader_model(name, f"grader-{number}")
+                for number, name in enumerate(names)
+            }
+        except EngineError as error:
+            raise _failure("base_model_unusable", str(error)) from error
+
+    def _grader_model(self, name: str, folder: str) -> GraderModel:
+        """Raises BaseNotAllowed and BaseUnusable."""
+        if not names_adapter(name):
+            return GraderModel(base_path=self._shop.bases.find(name).path)
+        try:
+            adapter = self._shop.store.adapters.get(self._claim.job.tenant_id, name)
+        except NotFound as error:
+            raise _gone(name) from error
+        return GraderModel(
+            base_path=self._shop.bases.find(adapter.base_model).path,
+            contract=adapter.manifest["contract"],
+            folder=self._fetch_adapter(name, folder) if adapter.kind == "reward" else None,
+        )
+
+    def _fetch_rows(self, field: str, dataset: Dataset, share: float) -> Portion:
+        path = self._work_dir / f"{field}.{dataset.format}"
+        key = dataset_source(self._claim.job.tenant_id, dataset.id)
+        if self._shop.objects.get_file(key, path) != dataset.sha256:
+            raise _failure("dataset_corrupt", f"Dataset {dataset.id} is damaged; upload it again.")
+        return Portion(dataset_id=dataset.id, path=path, format=dataset.format, share=share)
 
     def _fetch_adapter(self, adapter_id: str | None, name: str) -> Path | None:
         """The folder of an adapter that the job starts from, every file checked."""
@@ -198,11 +243,7 @@ class Attempt:
         try:
             return registry.fetch(self._shop.objects, tenant_id, adapter_id, folder)
         except AdapterMissing as error:
-            raise _failure(
-                "adapter_missing",
-                f"Adapter {adapter_id}, which this job starts from, is gone; post the job with "
-                "another one.",
-            ) from error
+            raise _gone(adapter_id) from error
         except AdapterCorrupt as error:
             raise _failure("adapter_corrupt", f"{error}.") from error
 
@@ -373,6 +414,14 @@ def _merged(report: Merged) -> NewEvent:
 
 def _before_first(report: Started) -> Progress:
     return Progress(step=report.resumed_step, total_steps=report.total_steps)
+
+
+def _gone(adapter_id: str) -> AttemptFailed:
+    return _failure(
+        "adapter_missing",
+        f"Adapter {adapter_id}, which this job starts from, is gone; post the job with another "
+        "one.",
+    )
 
 
 def _failure(code: str, message: str) -> AttemptFailed:

@@ -1,9 +1,13 @@
 """Dataset rows: what was uploaded, validated and stored."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import sqlalchemy as sa
 
 from jobs.database import Database
 from jobs.errors import InUse, NotFound
+from jobs.mixture import named_in
 from jobs.model import TERMINAL, Dataset
 from jobs.pages import Page, newest_first
 from jobs.tables import datasets, jobs, now, pipeline_stages
@@ -34,25 +38,30 @@ class Datasets:
 
     def delete(self, tenant_id: str, dataset_id: str) -> None:
         """Raises NotFound, or InUse while a job or a stage that has not ended needs the rows."""
-        live = sa.select(jobs.c.id).where(
-            jobs.c.dataset_id == dataset_id, jobs.c.status.not_in(TERMINAL)
-        )
-        waiting = sa.select(pipeline_stages.c.pipeline_id).where(
-            pipeline_stages.c.dataset_id == dataset_id, pipeline_stages.c.state == "waiting"
-        )
         mine = sa.and_(datasets.c.tenant_id == tenant_id, datasets.c.id == dataset_id)
         with self._db.write() as connection:
             if connection.scalar(sa.select(datasets.c.id).where(mine).with_for_update()) is None:
                 raise NotFound("dataset", dataset_id)
-            job_id = connection.scalar(live.limit(1))
-            if job_id is not None:
-                raise InUse(f"Job {job_id} still needs dataset {dataset_id}; cancel it first.")
-            pipeline_id = connection.scalar(waiting.limit(1))
-            if pipeline_id is not None:
-                raise InUse(
-                    f"Pipeline {pipeline_id} still needs dataset {dataset_id}; cancel it first."
-                )
+            for what, id, spec in _needing_rows(connection, tenant_id):
+                if dataset_id in named_in(spec):
+                    raise InUse(f"{what} {id} still needs dataset {dataset_id}; cancel it first.")
             connection.execute(datasets.delete().where(mine))
+
+
+def _needing_rows(
+    connection: sa.Connection, tenant_id: str
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Specs of the tenant's jobs and stages that have not ended: no more than its quota allows."""
+    live = sa.select(jobs.c.id, jobs.c.spec).where(
+        jobs.c.tenant_id == tenant_id, jobs.c.status.not_in(TERMINAL)
+    )
+    for id, spec in connection.execute(live):
+        yield "Job", id, spec
+    waiting = sa.select(pipeline_stages.c.pipeline_id, pipeline_stages.c.spec).where(
+        pipeline_stages.c.tenant_id == tenant_id, pipeline_stages.c.state == "waiting"
+    )
+    for id, spec in connection.execute(waiting):
+        yield "Pipeline", id, spec
 
 
 def find_dataset(

@@ -1,6 +1,7 @@
 """A job's estimate, from its rows in a file, its base, and what earlier jobs took."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from adapters.errors import AdapterError
@@ -8,31 +9,37 @@ from adapters.tensors import base_shapes
 from engine.bases import BaseModel
 from engine.estimate.base import BaseShape, base_shape
 from engine.estimate.counting import stride_for
-from engine.estimate.forecast import Asked, Worker, forecast
+from engine.estimate.forecast import Asked, Worker, forecast_all
+from engine.estimate.mixing import Source
 from engine.estimate.model import Device, Estimate
 from engine.generation_prompt import prompt_warnings
+from engine.graders import asking
 from engine.render import Renderer
 from engine.rows import iter_rows
-from engine.spec import Peft
-from jobs.inputs import REWARD, inputs_of
+from engine.spec import GrpoMethod, Peft
+from jobs.inputs import REWARD, grader_of, inputs_of, model_field
+from jobs.mixture import DATASET, REPLAY, share_of
 from jobs.model import Dataset, JobSpec
 from jobs.sources import source_of
 from jobs.store import Store
 
+# A dataset with the field that names it, and where a copy of its rows is.
+Rows = tuple[str, Dataset, Path]
+
 
 def estimate_job(
     store: Store,
-    dataset: Dataset,
+    tenant_id: str,
     spec: JobSpec,
     base: BaseModel,
-    rows: Path,
+    rows: Sequence[Rows],
     renderer: Renderer,
     *,
     queue: str,
     device: Device,
     threads: int,
 ) -> Estimate:
-    """What an admitted job will take; `rows` is a copy of its dataset.
+    """What an admitted job will take; `rows` are copies of its datasets, in its spec's order.
 
     Raises RenderError and EstimateImpossible, and NotFound where the reward adapter is gone.
     """
@@ -40,17 +47,26 @@ def estimate_job(
         method=spec.method,
         peft=spec.peft,
         seed=spec.seed,
-        reward_peft=_reward_peft(store, dataset.tenant_id, spec),
+        reward_peft=_reward_peft(store, tenant_id, spec),
         continues=spec.init is not None,
     )
-    return forecast(
+    return forecast_all(
         asked,
         shape_of(base),
-        iter_rows(rows, dataset.format, dataset.row_type),
+        [_source(spec, *each) for each in rows],
         renderer,
         Worker(device, threads, store.throughputs.earlier(queue, spec)),
-        stride=stride_for(dataset.rows, dataset.size_bytes),
         warnings=prompt_warnings(renderer.contract),
+    )
+
+
+def _source(spec: JobSpec, field: str, dataset: Dataset, path: Path) -> Source:
+    return Source(
+        iter_rows(path, dataset.format, dataset.row_type),
+        stride_for(dataset.rows, dataset.size_bytes),
+        name="" if field == DATASET else dataset.id,
+        share=share_of(spec, field),
+        replayed=field == REPLAY,
     )
 
 
@@ -65,5 +81,18 @@ def shape_of(base: BaseModel) -> BaseShape:
 
 
 def _reward_peft(store: Store, tenant_id: str, spec: JobSpec) -> Peft | None:
-    adapter_id = inputs_of(spec).get(REWARD)
-    return None if adapter_id is None else source_of(store.adapters.get(tenant_id, adapter_id)).peft
+    """Of the reward model; without one, of the first reward adapter in GRPO's grader.
+
+    Others beside that one are small: they share its base. PPO's value function is of this kind
+    where there is a reward model, and of the policy's where a grader gives the reward.
+    """
+    inputs = inputs_of(spec)
+    if REWARD in inputs:
+        return source_of(store.adapters.get(tenant_id, inputs[REWARD])).peft
+    if not isinstance(spec.method, GrpoMethod):
+        return None
+    named = [
+        inputs[f] for where, _ in asking(grader_of(spec)) if (f := model_field(where)) in inputs
+    ]
+    found = (source_of(store.adapters.get(tenant_id, adapter_id)) for adapter_id in named)
+    return next((source.peft for source in found if source.kind == "reward"), None)

@@ -11,7 +11,7 @@ from engine.plan import Finished, Plan, Started, TrainPlan
 from engine.render import load_renderer
 from jobs.errors import JobsError, LeaseLost
 from jobs.estimating import estimate_job
-from jobs.model import Claim, Dataset, JobSpec
+from jobs.model import Claim, JobSpec
 from jobs.store import Store
 
 log = structlog.get_logger()
@@ -31,12 +31,11 @@ class Expectation:
 
     def begin(self, plan: Plan) -> None:
         """Once a job: a later attempt finds the estimate of the first. A merge has none."""
-        job, dataset = self._claim.job, self._claim.dataset
+        job = self._claim.job
         if not isinstance(plan, TrainPlan) or job.estimate is not None:
             return
         assert isinstance(job.spec, JobSpec)
-        assert dataset is not None
-        self._pending = self._thread.submit(self._make, plan, job.spec, dataset)
+        self._pending = self._thread.submit(self._make, plan, job.spec)
 
     def note(self, started: Started) -> None:
         self._started = started
@@ -61,16 +60,21 @@ class Expectation:
     def close(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _make(self, plan: TrainPlan, spec: JobSpec, dataset: Dataset) -> None:
+    def _make(self, plan: TrainPlan, spec: JobSpec) -> None:
         """A job goes on without an estimate; the log says why it has none."""
         job = self._claim.job
         try:
             estimate = estimate_job(
                 self._store,
-                dataset,
+                job.tenant_id,
                 spec,
                 self._bases.find(spec.base_model, weights=True),
-                plan.dataset_path,
+                [
+                    (field, dataset, path)
+                    for (field, dataset), path in zip(
+                        self._claim.datasets.items(), plan.row_paths, strict=True
+                    )
+                ],
                 load_renderer(plan.base_path),
                 queue=self._queue,
                 device=self._device,

@@ -12,6 +12,7 @@ from jobs.database import Database
 from jobs.datasets import find_dataset
 from jobs.errors import LeaseLost
 from jobs.events import append_events
+from jobs.mixture import datasets_of
 from jobs.model import (
     Adapter,
     Checkpoint,
@@ -98,12 +99,13 @@ class Leases:
             .limit(1)
         )
         found = connection.execute(newest).mappings().first()
-        dataset = None
-        if isinstance(job.spec, JobSpec):
-            dataset = find_dataset(connection, job.tenant_id, job.spec.dataset)
+        named = datasets_of(job.spec) if isinstance(job.spec, JobSpec) else {}
+        its_rows = {
+            field: find_dataset(connection, job.tenant_id, id) for field, id in named.items()
+        }
         return Claim(
             job=to_job(row),
-            dataset=dataset,
+            datasets=its_rows,
             checkpoint=Checkpoint.model_validate(dict(found)) if found else None,
         )
 

@@ -104,7 +104,7 @@ def _of_kind(parent: Parent, *, into_base: bool) -> Iterator[SpecProblem]:
     elif not isinstance(peft, LowRank):
         text = f"{_subject(source)} is of a kind that cannot be merged here; name a LoRA."
         yield SpecProblem(parent.field, "peft_unknown", text)
-    elif isinstance(peft, LoraPeft) and peft.use_dora and not into_base:
+    elif isinstance(peft, LowRank) and peft.use_dora and not into_base:
         yield SpecProblem(
             parent.field,
             "dora_unsupported",

@@ -5,7 +5,14 @@ import secrets
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
 
 from adapters.manifest import AdapterKind
 from engine.estimate.model import Actual, Estimate
@@ -14,6 +21,7 @@ from engine.merging import MergeMethod
 from engine.rows import DatasetFormat, RowType
 from engine.spec import LoraPeft, Method, Peft
 from jobs.errors import NotFound
+from jobs.mixture import Replay, Weighted
 
 
 class Status(StrEnum):
@@ -65,11 +73,16 @@ MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 class JobSpec(Spec):
     """What a client asks for: which base learns what from which rows, and how.
 
-    `init` is the adapter that training goes on with; `peft`, left out, is then that adapter's.
+    The rows are those of one `dataset`, or of the datasets of a `mixture`; `replay` adds some of an
+    earlier task. `init` is the adapter that training goes on with; `peft`, left out, is then that
+    adapter's. A reward job takes one that generates, with a new head, or a reward model, with its
+    head.
     """
 
     base_model: str = Field(min_length=1, max_length=256)
-    dataset: str = Field(min_length=1, max_length=64)
+    mixture: tuple[Weighted, ...] | None = Field(None, max_length=64)
+    dataset: str | None = Field(None, min_length=1, max_length=64, validate_default=True)
+    replay: Replay | None = None
     method: Method
     peft: Peft = Field(default_factory=LoraPeft)
     init: str | None = Field(None, min_length=1, max_length=64)
@@ -77,6 +90,21 @@ class JobSpec(Spec):
     checkpoint_every: int = Field(50, ge=1, le=1_000_000)
     name: JobName | None = None
     metadata: dict[MetadataKey, MetadataValue] = Field(default_factory=dict, max_length=16)
+
+    @field_validator("mixture")
+    @classmethod
+    def _has_parts(cls, mixture: tuple[Weighted, ...] | None) -> tuple[Weighted, ...] | None:
+        """Said here, because pydantic also says of parts that are wrong that there are none."""
+        if mixture is not None and not mixture:
+            raise ValueError("name at least one dataset")
+        return mixture
+
+    @field_validator("dataset")
+    @classmethod
+    def _has_rows(cls, dataset: str | None, others: ValidationInfo) -> str | None:
+        if "mixture" in others.data and (dataset is None) == (others.data["mixture"] is None):
+            raise ValueError("give exactly one of `dataset`, a dataset's id, and `mixture`")
+        return dataset
 
 
 class MergeSpec(Spec):
@@ -232,9 +260,9 @@ class Adapter(Record):
 class Claim(Record):
     """What a worker holds while it runs an attempt. `job.attempt` is the fencing token.
 
-    A merge has no dataset.
+    `datasets` are by the field that names each; a merge has none.
     """
 
     job: Job
-    dataset: Dataset | None
+    datasets: dict[str, Dataset]
     checkpoint: Checkpoint | None

@@ -8,6 +8,7 @@ from jobs.adapters import find_adapter
 from jobs.datasets import find_dataset
 from jobs.errors import NotFound
 from jobs.inputs import inputs_of, stage_of
+from jobs.mixture import datasets_of
 from jobs.model import TERMINAL, JobError, JobSpec, new_id
 from jobs.stages import Pipeline, PipelineSpec, PlannedStage, Stage, StageState, status_of
 from jobs.tables import jobs, now, pipeline_stages, pipelines, stage_inputs
@@ -39,14 +40,16 @@ def _insert_stage(
     connection: sa.Connection, tenant_id: str, pipeline_id: str, position: int, stage: PlannedStage
 ) -> None:
     """A stage that waits. What it names and is there already stays there from now on."""
-    find_dataset(connection, tenant_id, stage.spec.dataset, lock=True)
+    dataset_ids = list(datasets_of(stage.spec).values())
+    for dataset_id in dataset_ids:
+        find_dataset(connection, tenant_id, dataset_id, lock=True)
     values = {
         "pipeline_id": pipeline_id,
         "name": stage.name,
         "position": position,
         "tenant_id": tenant_id,
         "spec": stage.spec.model_dump(mode="json"),
-        "dataset_id": stage.spec.dataset,
+        "dataset_id": dataset_ids[0],
         "base_revision": stage.base_revision,
         "state": StageState.WAITING,
     }

@@ -1,5 +1,6 @@
 """A pipeline checked whole before any of it starts: its references, then each stage as a job."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 
@@ -7,8 +8,9 @@ from engine.bases import BaseCatalogue
 from jobs.admission import Checked, check, dataset_named, source_named
 from jobs.errors import NotFound, SpecInvalid, SpecProblem
 from jobs.inputs import inputs_of, stage_of
+from jobs.mixture import datasets_of
 from jobs.model import Dataset, JobSpec
-from jobs.sources import Source, kind_of
+from jobs.sources import Source, going_on, kind_of
 from jobs.stages import PipelineSpec, PlannedStage
 from jobs.store import Store
 
@@ -24,6 +26,7 @@ def plan(
     *,
     max_lora_rank: int,
     qlora: bool = False,
+    served: Collection[str] | None = None,
 ) -> tuple[PlannedStage, ...]:
     """The stages in the order they were posted in.
 
@@ -36,8 +39,10 @@ def plan(
     planned: dict[str, PlannedStage] = {}
     for name in order:
         stage = spec.stages[name]
-        dataset, given = _inputs(store, tenant_id, name, stage, sources, problems)
-        checked = check(bases, stage, dataset, given, max_lora_rank=max_lora_rank, qlora=qlora)
+        datasets, given = _inputs(store, tenant_id, name, stage, sources, problems)
+        checked = check(
+            bases, stage, datasets, given, max_lora_rank=max_lora_rank, qlora=qlora, served=served
+        )
         problems += [_at(name, problem) for problem in checked.problems]
         if checked.base is not None:
             sources[name] = _result(name, checked)
@@ -88,13 +93,14 @@ def _inputs(
     stage: JobSpec,
     made: dict[str, Source],
     problems: list[SpecProblem],
-) -> tuple[Dataset | None, dict[str, Source]]:
+) -> tuple[dict[str, Dataset], dict[str, Source]]:
     """What a stage starts from, as far as it is there; the rest is a problem."""
-    dataset: Dataset | None = None
-    try:
-        dataset = dataset_named(store, tenant_id, stage.dataset)
-    except NotFound as error:
-        problems.append(_at(name, SpecProblem("dataset", "not_found", str(error))))
+    datasets: dict[str, Dataset] = {}
+    for field, dataset_id in datasets_of(stage).items():
+        try:
+            datasets[field] = dataset_named(store, tenant_id, dataset_id)
+        except NotFound as error:
+            problems.append(_at(name, SpecProblem(field, "not_found", str(error))))
     found: dict[str, Source] = {}
     for field, source in inputs_of(stage).items():
         needed = stage_of(source)
@@ -105,7 +111,7 @@ def _inputs(
             found[field] = source_named(store, tenant_id, source)
         except NotFound as error:
             problems.append(_at(name, SpecProblem(field, "not_found", str(error))))
-    return dataset, found
+    return datasets, found
 
 
 def _result(name: str, checked: Checked) -> Source:
@@ -116,7 +122,7 @@ def _result(name: str, checked: Checked) -> Source:
         kind=kind_of(checked.spec),
         base_model=checked.base.name,
         base_revision=checked.base.revision,
-        peft=checked.spec.peft,
+        peft=going_on(checked.spec.peft),
     )
 
 

@@ -14,6 +14,7 @@ from adapters.manifest import AdapterKind, DatasetRef, Lineage, Manifest
 from engine.bases import BaseModel
 from jobs.checkpoints import fetch_files
 from jobs.errors import Conflict, NotFound
+from jobs.mixture import datasets_of
 from jobs.model import Adapter, Checkpoint, Job, JobSpec
 from jobs.publishing import check_files
 from jobs.sources import kind_of
@@ -118,6 +119,8 @@ def _settle(path: Path, base_name: str) -> None:
     """
     config = json.loads(path.read_text())
     config["base_model_name_or_path"] = base_name
+    if config.get("prefix_projection"):  # the weights are what it made
+        config |= {"prefix_projection": False, "encoder_hidden_size": None}
     for name in ("target_modules", "modules_to_save", "exclude_modules"):
         if isinstance(config.get(name), list):
             config[name] = sorted(config[name])
@@ -155,12 +158,14 @@ def _manifest(
 
 
 def _datasets(store: Store, job: Job) -> tuple[DatasetRef, ...]:
-    """Empty where the dataset, and with it its hash, was deleted after the job had ended."""
-    try:
-        dataset = store.datasets.get(job.tenant_id, _learned(job).dataset)
-    except NotFound:
-        return ()
-    return (DatasetRef(id=dataset.id, sha256=dataset.sha256),)
+    """Without those that were deleted, and with them their hash, after the job had ended."""
+    found = []
+    for dataset_id in datasets_of(_learned(job)).values():
+        try:
+            found.append(store.datasets.get(job.tenant_id, dataset_id))
+        except NotFound:
+            continue
+    return tuple(DatasetRef(id=dataset.id, sha256=dataset.sha256) for dataset in found)
 
 
 def _row(job: Job, checkpoint: Checkpoint, manifest: Manifest) -> Adapter:

@@ -72,7 +72,7 @@ def unpublish(objects: ObjectStore, tenant_id: str, job_id: str, attempt: int) -
 
 
 def _lineage(claim: Claim, parents: Sequence[Manifest]) -> Lineage:
-    job, dataset = claim.job, claim.dataset
+    job = claim.job
     if isinstance(job.spec, MergeSpec):
         datasets = (ref for manifest in parents for ref in manifest.lineage.datasets)
         return Lineage(
@@ -83,11 +83,10 @@ def _lineage(claim: Claim, parents: Sequence[Manifest]) -> Lineage:
                 Parent(adapter_id=a.id, weight=a.weight) for a in job.spec.method.adapters
             ),
         )
-    assert dataset is not None, "what is trained has rows"
     return Lineage(
         job_id=job.id,
         attempt=job.attempt,
-        datasets=(DatasetRef(id=dataset.id, sha256=dataset.sha256),),
+        datasets=tuple(DatasetRef(id=d.id, sha256=d.sha256) for d in claim.datasets.values()),
         parent_adapter_id=job.spec.init,
     )
 

@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     heartbeat_s: float = Field(2.0, gt=0)
     sweep_s: float = Field(5.0, gt=0)
     max_attempts: int = Field(3, ge=1)
+    judge_patience_s: float = Field(
+        120.0, ge=0, description="an attempt's wait for an inference server that is away"
+    )
     drain_s: float = Field(60.0, gt=0, description="SIGTERM to a released job, at most")
 
     train_threads: int = Field(0, ge=0, description="0: every core")

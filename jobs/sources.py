@@ -8,7 +8,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from adapters.manifest import AdapterKind, Manifest
 from engine.bases import BaseModel
-from engine.spec import KIND_OF_PEFT, Peft
+from engine.spec import KIND_OF_PEFT, Peft, PrefixTuningPeft
+from jobs.combinations import HEAD
 from jobs.errors import SpecProblem
 from jobs.inputs import INIT, REWARD
 from jobs.model import Adapter, JobSpec
@@ -16,8 +17,8 @@ from jobs.model import Adapter, JobSpec
 PEFT: TypeAdapter[Peft] = TypeAdapter(Peft)
 # What an adapter does not keep: a job that goes on with it may choose anew.
 CHOSEN_ANEW = frozenset({"lora_dropout"})
-# Methods that go on with no adapter.
-FROM_THE_BASE = frozenset({"reward"})
+# What a reward model can start from: adapters that can carry its head.
+HEADED = frozenset({"lora", "full", "reward"})
 # Reward models that can share the base with what they score.
 SHARING = frozenset({"lora", "qlora"})
 
@@ -26,7 +27,7 @@ SHARING = frozenset({"lora", "qlora"})
 class Source:
     """An adapter to start from: a published one, or the one that a stage will make.
 
-    `peft` is None where no job could have made it.
+    `peft` is that of a job that goes on with it, and None where no job could have made it.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Source:
 def source_of(adapter: Adapter) -> Source:
     manifest = Manifest.model_validate(adapter.manifest)
     try:
-        peft = PEFT.validate_python(manifest.peft)
+        peft = going_on(PEFT.validate_python(manifest.peft))
     except ValidationError:
         peft = None
     return Source(
@@ -51,6 +52,13 @@ def source_of(adapter: Adapter) -> Source:
     )
 
 
+def going_on(peft: Peft) -> Peft:
+    """What is left to go on with of what was trained: of a projected prefix, the prefix."""
+    if isinstance(peft, PrefixTuningPeft):
+        return PrefixTuningPeft(num_virtual_tokens=peft.num_virtual_tokens)
+    return peft
+
+
 def kind_of(spec: JobSpec) -> AdapterKind:
     """The kind of adapter that comes out of a job."""
     return "reward" if spec.method.type == "reward" else KIND_OF_PEFT[spec.peft.type]
@@ -58,7 +66,7 @@ def kind_of(spec: JobSpec) -> AdapterKind:
 
 def continued(spec: JobSpec, source: Source) -> JobSpec:
     """The job with its source's `peft`, but for what training chooses anew."""
-    if source.peft is None:
+    if source.peft is None or _lacks_head(spec, source):
         return spec
     anew = _given(spec).keys() & CHOSEN_ANEW & type(source.peft).model_fields.keys()
     peft = source.peft.model_copy(update={name: getattr(spec.peft, name) for name in anew})
@@ -68,18 +76,22 @@ def continued(spec: JobSpec, source: Source) -> JobSpec:
 def init_problems(spec: JobSpec, base: BaseModel, source: Source) -> Iterator[SpecProblem]:
     """Why the job cannot go on with this adapter."""
     method = spec.method.type
-    if method in FROM_THE_BASE:
-        text = f"A {method} job starts from its base model; leave `init` out."
-        yield SpecProblem(INIT, "init_unsupported", text)
+    if _lacks_head(spec, source):
+        yield SpecProblem(
+            INIT,
+            "wrong_adapter_kind",
+            f"{_subject(source)} is of kind {source.kind}, and {HEAD}; name an adapter of kind "
+            "lora, full or reward, or leave `init` out.",
+        )
         return
-    if source.kind == "reward":
+    if method != "reward" and source.kind == "reward":
         yield SpecProblem(
             INIT,
             "wrong_adapter_kind",
             f"{_subject(source)} is a reward model, which {method} cannot go on with; name one "
             "that generates, or leave `init` out.",
         )
-    yield from _of_base(INIT, base, source)
+    yield from of_base(INIT, base, source)
     if source.peft is None:
         yield SpecProblem(
             INIT,
@@ -100,25 +112,31 @@ def init_problems(spec: JobSpec, base: BaseModel, source: Source) -> Iterator[Sp
                 return  # of another kind, its other fields mean nothing here
 
 
-def reward_problems(base: BaseModel, source: Source) -> Iterator[SpecProblem]:
-    """Why this adapter cannot score the job's answers."""
+def reward_problems(base: BaseModel, source: Source, field: str = REWARD) -> Iterator[SpecProblem]:
+    """Why this adapter, which the field names, cannot score the job's answers."""
     if source.kind != "reward":
         yield SpecProblem(
-            REWARD,
+            field,
             "wrong_adapter_kind",
             f"{_subject(source)} is no reward model; name one that method `reward` made.",
         )
     elif source.peft is None or source.peft.type not in SHARING:
         yield SpecProblem(
-            REWARD,
+            field,
             "reward_model_unusable",
             f"{_subject(source)} is no LoRA, so it cannot share the base with what it scores; "
             "train it with `peft` of type lora.",
         )
-    yield from _of_base(REWARD, base, source)
+    yield from of_base(field, base, source)
 
 
-def _of_base(param: str, base: BaseModel, source: Source) -> Iterator[SpecProblem]:
+def _lacks_head(spec: JobSpec, source: Source) -> bool:
+    """Whether a reward model is to start from what cannot carry its head."""
+    return spec.method.type == "reward" and source.kind not in HEADED
+
+
+def of_base(param: str, base: BaseModel, source: Source) -> Iterator[SpecProblem]:
+    """Why an adapter does not go with this base."""
     if source.base_model != base.name:
         yield SpecProblem(
             param,

@@ -10,6 +10,7 @@ from jobs.datasets import find_dataset
 from jobs.errors import QuotaExceeded
 from jobs.events import append_events
 from jobs.inputs import inputs_of
+from jobs.mixture import datasets_of
 from jobs.model import TERMINAL, JobSpec, NewEvent, Status, Work, new_id
 from jobs.tables import job_inputs, jobs, now, pipeline_stages
 
@@ -47,9 +48,9 @@ def insert_job(
     place: Place | None = None,
     warnings: Sequence[str] = (),
 ) -> str:
-    """Queue a job; its id. Raises NotFound for its dataset and for the adapters it starts from."""
-    dataset_id = spec.dataset if isinstance(spec, JobSpec) else None
-    if dataset_id is not None:
+    """Queue a job; its id. Raises NotFound for its datasets and for the adapters it starts from."""
+    dataset_ids = list(datasets_of(spec).values()) if isinstance(spec, JobSpec) else []
+    for dataset_id in dataset_ids:
         find_dataset(connection, tenant_id, dataset_id, lock=True)
     for adapter_id in inputs_of(spec).values():
         find_adapter(connection, tenant_id, adapter_id, lock=True)
@@ -61,7 +62,7 @@ def insert_job(
         "queue": queue,
         "priority": priority,
         "spec": spec.model_dump(mode="json"),
-        "dataset_id": dataset_id,
+        "dataset_id": next(iter(dataset_ids), None),
         "base_revision": base_revision,
         "pipeline_id": place.pipeline_id if place else None,
         "stage": place.stage if place else None,

@@ -115,7 +115,7 @@ job_inputs = sa.Table(
     "job_inputs",
     metadata,
     _id("job_id", primary_key=True),
-    sa.Column("field", sa.String(32), primary_key=True),
+    sa.Column("field", sa.String(256), primary_key=True),
     _id("adapter_id", nullable=False, index=True),
 )
 
@@ -155,7 +155,7 @@ stage_inputs = sa.Table(
     metadata,
     _id("pipeline_id", primary_key=True),
     sa.Column("stage", sa.String(32), primary_key=True),
-    sa.Column("field", sa.String(32), primary_key=True),
+    sa.Column("field", sa.String(256), primary_key=True),
     sa.Column("source", sa.String(64), nullable=False, index=True),
 )
 

@@ -45,6 +45,8 @@ def run(settings: Settings, launcher: Launcher | None = None) -> None:
             threads=settings.threads,
             device=settings.device,
             queue=settings.queue,
+            generator_url=settings.inference,
+            judge_patience_s=settings.judge_patience_s,
             drain_s=settings.drain_s / 2,  # the rest is for the upload of its checkpoint
         )
         runner = Runner(

@@ -119,6 +119,8 @@ class House:
             "LUTHIER_SWEEP_S": str(settings.sweep_s),
             "LUTHIER_MAX_ATTEMPTS": str(settings.max_attempts),
             "LUTHIER_BROKER_URL": settings.broker_url,
+            "LUTHIER_INFERENCE_URL": settings.inference_url,
+            "LUTHIER_JUDGE_PATIENCE_S": str(settings.judge_patience_s),
         }
         command = [sys.executable, "-m", "cli.main", "worker", "--data-dir", str(settings.data_dir)]
         process = subprocess.Popen(

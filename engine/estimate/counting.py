@@ -42,6 +42,7 @@ class Counts:
     """Rows that were looked at (every `stride`th), and of each example its length and its loss.
 
     An example's length is that of its longer sequence; `tokens` are those of all its sequences.
+    `keys` are equal for conversations of the same tokens.
     """
 
     stride: int = 1
@@ -53,6 +54,7 @@ class Counts:
     lengths: "array[int]" = field(default_factory=lambda: array("Q"))
     tokens: "array[int]" = field(default_factory=lambda: array("Q"))
     trained: "array[int]" = field(default_factory=lambda: array("Q"))
+    keys: "array[int]" = field(default_factory=lambda: array("q"))
     labels: set[bool] = field(default_factory=set)
 
     @property
@@ -103,14 +105,8 @@ def count(rows: Iterable[Row], renderer: Renderer, method: Method, *, stride: in
 
 def sides(counts: Counts, method: Method, seed: int) -> Sides:
     """The split that the job's seed draws; from a sample, one of the same size."""
+    require_two_sides(counts, method)
     found = len(counts.lengths)
-    if not can_hold_out(round(found * counts.scale), method.validation_split):
-        raise EstimateImpossible(
-            "nothing_to_hold_out",
-            f"`method.validation_split` of {found} rows leaves no row on one side; change it, or "
-            "bring more rows.",
-            param="method.validation_split",
-        )
     order = list(range(found))
     if isinstance(method, KtoMethod):
         random.Random(seed).shuffle(order)  # as its trainer does before it holds rows out
@@ -124,6 +120,18 @@ def sides(counts: Counts, method: Method, seed: int) -> Sides:
         tokens=round(sum(counts.tokens[i] for i in train) * counts.scale),
         trained_tokens=round(sum(counts.trained[i] for i in train) * counts.scale),
     )
+
+
+def require_two_sides(counts: Counts, method: Method) -> None:
+    """Raises EstimateImpossible where nothing would be left to learn from, or held out."""
+    found = len(counts.lengths)
+    if not can_hold_out(round(found * counts.scale), method.validation_split):
+        raise EstimateImpossible(
+            "nothing_to_hold_out",
+            f"`method.validation_split` of {found} rows leaves no row on one side; change it, or "
+            "bring more rows.",
+            param="method.validation_split",
+        )
 
 
 def expected_longest(lengths: Iterable[int], of: int) -> float:
@@ -154,6 +162,7 @@ def _add(counts: Counts, example: Example | Pair | Rated | Asked) -> None:
             counts.labels.add(example.label)
         case Example():
             sequences = [example]
+            counts.keys.append(hash(tuple(example.input_ids)))
         case Asked():
             sequences = []
     ids = [example.input_ids] if isinstance(example, Asked) else [s.input_ids for s in sequences]

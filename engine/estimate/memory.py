@@ -26,6 +26,7 @@ from engine.spec import (
     PromptTuningPeft,
     QloraPeft,
     RewardMethod,
+    SftMethod,
 )
 from engine.steps import answers_a_step
 
@@ -41,6 +42,8 @@ LOGIT_COPIES = {"sft": 4, "dpo": 4, "kto": 4, "orpo": 3, "grpo": 4, "ppo": 6, "r
 # TRL's trainers compute log-probs in tiles of so many positions and tokens of the vocabulary.
 TILED = frozenset({"sft", "dpo", "kto", "grpo"})
 TILE_POSITIONS, TILE_TOKENS = 4096, 32_768
+# With a KL to the base, SFT has both models' logits, their log-softmax, and gradients, untiled.
+KL_LOGIT_COPIES = 7
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,8 @@ def _companions(
             found["reference"] = _part(whole, "a second copy of the base, for the KL")
         elif continues:
             found["reference"] = _part(own, "a copy of the adapter that training starts from")
+    if isinstance(method, SftMethod) and method.kl_coef and isinstance(peft, FullPeft):
+        found["reference"] = _part(whole, "a second copy of the base, for the KL")
     if isinstance(method, PpoMethod):
         value = value_parameters(base, peft, reward_peft)
         basis = f"{value:,} trained numbers: an adapter and its head, on the policy's base"
@@ -193,7 +198,7 @@ def _layer_numbers(base: BaseShape, peft: Peft) -> float:
     if not isinstance(peft, LowRank):
         return plain
     outputs = 2 * queries + 2 * keys + 2 * base.hidden_size + 2 * base.intermediate_size
-    changed = outputs * (1 if not getattr(peft, "use_dora", False) else 3)
+    changed = outputs * (3 if peft.use_dora else 1)
     return plain + changed * (2 if peft.lora_dropout else 1)
 
 
@@ -201,9 +206,12 @@ def _logits(base: BaseShape, method: Method, batch: Batch) -> dict[str, MemoryPa
     copies = LOGIT_COPIES[method.type]
     if not copies:
         return {}
+    whole = isinstance(method, SftMethod) and method.kl_coef > 0
+    if whole:
+        copies = KL_LOGIT_COPIES
     a_logit = 4  # the loss is computed in float32 everywhere
     positions, tokens = batch.sequences * batch.head, base.vocab_size
-    if method.type in TILED:
+    if method.type in TILED and not whole:
         positions, tokens = min(positions, TILE_POSITIONS), min(tokens, TILE_TOKENS)
     size = positions * tokens * a_logit * copies
     basis = f"{positions:,} positions of {tokens:,} tokens in float32, {copies} times"

@@ -26,7 +26,8 @@ class Estimate(Figures):
     `rows` are the dataset's; `trained_rows` those that are learned from, without what is left out
     (`left_out`, of which `fully_masked` have no loss within max_length) and held out. `tokens` and
     `trained_tokens` are of one pass over them; `sampled_tokens` is the most that the policy writes
-    itself in the whole run. `memory` has the parts; those that are not needed at the same moment
+    itself in the whole run. `packed_rows` is how many rows the examples share, where they are
+    packed. `memory` has the parts; those that are not needed at the same moment
     do not add up to `peak_memory_bytes`. `seconds` is None where nothing is known of the workers.
     `basis` says of a figure where it is from.
     """
@@ -43,6 +44,7 @@ class Estimate(Figures):
     trained_tokens: int
     sampled_tokens: int
     steps: int
+    packed_rows: int | None = None
     trainable_parameters: int
     memory: dict[str, MemoryPart]
     peak_memory_bytes: int

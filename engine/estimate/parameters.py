@@ -5,7 +5,6 @@ import math
 from engine.estimate.base import BaseShape
 from engine.spec import (
     FullPeft,
-    LoraPeft,
     LowRank,
     Method,
     Peft,
@@ -44,8 +43,12 @@ def adapter_parameters(base: BaseShape, peft: Peft) -> int:
         case PromptTuningPeft():
             return peft.num_virtual_tokens * base.hidden_size
         case PrefixTuningPeft():
-            keys_and_values = 2 * base.kv_heads * base.head_dim
-            return peft.num_virtual_tokens * base.layers * keys_and_values
+            width = base.kv_heads * base.head_dim
+            if not peft.prefix_projection:
+                return peft.num_virtual_tokens * base.layers * 2 * width
+            hidden = peft.encoder_hidden_size
+            network = (width + 1) * hidden + (hidden + 1) * base.layers * 2 * width
+            return peft.num_virtual_tokens * width + network
         case FullPeft():
             return base.parameters
         case LowRank():
@@ -63,8 +66,7 @@ def targets(base: BaseShape, peft: LowRank) -> dict[str, tuple[int, int]]:
 def _low_rank(base: BaseShape, peft: LowRank) -> int:
     """A [r, in] and B [out, r] a layer; with DoRA also the length of each output."""
     shapes = targets(base, peft).values()
-    dora = isinstance(peft, LoraPeft) and peft.use_dora
-    return sum(peft.r * sum(shape) + (shape[0] if dora else 0) for shape in shapes)
+    return sum(peft.r * sum(shape) + (shape[0] if peft.use_dora else 0) for shape in shapes)
 
 
 def rank_width(base: BaseShape, peft: LowRank) -> int:

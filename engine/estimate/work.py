@@ -22,6 +22,7 @@ from engine.spec import (
     PrefixTuningPeft,
     PromptTuningPeft,
     RewardMethod,
+    SftMethod,
     Training,
 )
 from engine.steps import answers_a_step, prompts_a_step, total_steps
@@ -79,6 +80,8 @@ def _offline(method: Method, peft: Peft, counts: Counts, sides: Sides, steps: in
     found = forward.times(seen * _learned(peft, method))
     found += Work(0, 0, batches * _learned(peft, method))
     if isinstance(method, KtoMethod):  # the mismatched answers, which are not learned
+        found += forward.times(seen) + Work(0, 0, batches)
+    if isinstance(method, SftMethod) and method.kl_coef:  # the base's log-probs, at every step
         found += forward.times(seen) + Work(0, 0, batches)
     if isinstance(method, DpoMethod | KtoMethod):  # log-probs of the starting policy, once
         rows = (sides.examples + sides.held_out) * (2 if isinstance(method, KtoMethod) else 1)

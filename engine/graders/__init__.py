@@ -7,6 +7,7 @@ arithmetic, and everything is bounded (limits.py).
 from engine.graders.grades import Fault, FaultKind, Grade, GraderProblem, GradingFault
 from engine.graders.grading import check, grade, questions
 from engine.graders.judge import Answers, Judge, Question, Sampling, Turn, Verdict
+from engine.graders.models import asking, with_models
 from engine.graders.sample import Sample
 from engine.graders.union import Grader
 
@@ -24,7 +25,9 @@ __all__ = [
     "Sampling",
     "Turn",
     "Verdict",
+    "asking",
     "check",
     "grade",
     "questions",
+    "with_models",
 ]

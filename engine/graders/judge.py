@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from engine.frozen import Spec
+from engine.graders.grades import GradingFault
 from engine.graders.limits import MAX_TURNS
 from engine.graders.templates import Template
 from engine.rows import Message
@@ -70,10 +71,14 @@ class Judge(Protocol):
 
 
 class Answers:
-    """A judge whose answers are there already, by the place of their question."""
+    """A judge whose answers, or why there is none, are there already, by their question's place."""
 
-    def __init__(self, verdicts: Mapping[str, Verdict]) -> None:
+    def __init__(self, verdicts: Mapping[str, Verdict | GradingFault]) -> None:
         self._verdicts = verdicts
 
     def answer(self, question: Question) -> Verdict:
-        return self._verdicts[question.where]
+        """Raises GradingFault where that is what there is."""
+        said = self._verdicts[question.where]
+        if isinstance(said, GradingFault):
+            raise said
+        return said

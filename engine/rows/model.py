@@ -16,6 +16,7 @@ MAX_ROWS = 1_000_000
 MAX_MESSAGES = 512
 MAX_PROBLEMS_SHOWN = 20
 MAX_PROBLEMS_COUNTED = 1_000
+MAX_MARGIN = 1e6
 
 
 class Record(BaseModel):
@@ -43,11 +44,16 @@ class Conversation(Record):
 
 
 class Preference(Record):
-    """Two answers to one prompt, the better one first."""
+    """Two answers to one prompt, the better one first.
+
+    `margin` says how much better: by how much a reward model is to score it above the other
+    (Touvron et al. 2023, https://arxiv.org/abs/2307.09288, equation 2). Other methods ignore it.
+    """
 
     prompt: tuple[Message, ...]
     chosen: tuple[Message, ...]
     rejected: tuple[Message, ...]
+    margin: float = 0.0
 
 
 class Prompt(Record):

@@ -41,7 +41,7 @@ def parquet_records(source: IO[bytes], size_bytes: int, parser: RowParser) -> Re
                     raise Unreadable(row + long, [Fault(None, TOO_LONG)])
                 for record in batch.to_pylist():
                     row += 1
-                    yield row, {name: plain(cell) for name, cell in record.items()}
+                    yield row, {name: plain(name, cell) for name, cell in record.items()}
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         said = f"cannot be read as Parquet, write the file again ({first_line(error)})"
         raise Unreadable(row + 1, [Fault(None, said)]) from None
@@ -85,6 +85,9 @@ def faults_of_column(field: "pa.Field[Any]") -> list[Fault]:
     kind = field.type
     if field.name == "label":
         good, wanted = types.is_boolean(kind) or types.is_integer(kind), "booleans"
+    elif field.name == "margin":
+        tests = (types.is_float32, types.is_float64, types.is_integer, types.is_null)
+        good, wanted = any(test(kind) for test in tests), "numbers"
     elif field.name == "messages":
         good, wanted = is_messages(kind), "lists of messages"
     elif field.name in MESSAGE_COLUMNS:
@@ -106,16 +109,16 @@ def is_messages(kind: pa.DataType) -> bool:
     return bool(types.is_struct(item)) and all(is_text(part.type) for part in item)
 
 
-def plain(value: Any) -> Any:
+def plain(name: str, value: Any) -> Any:
     """A cell as JSON would have it: labels of 0 and 1 are booleans, absent fields are not null.
 
     A table must fill what some messages do not have, and fills it with nulls.
     """
     if isinstance(value, list):
-        return [plain(item) for item in value]
+        return [plain(name, item) for item in value]
     if isinstance(value, dict):
         return {name: item for name, item in value.items() if item is not None}
-    return bool(value) if value in (0, 1) else value
+    return bool(value) if name == "label" and value in (0, 1) else value
 
 
 def first_line(error: Exception) -> str:

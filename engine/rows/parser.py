@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails, from_json
 
 from engine.rows.model import (
     MAX_LINE_BYTES,
+    MAX_MARGIN,
     MAX_MESSAGES,
     MAX_PROBLEMS_SHOWN,
     RowType,
@@ -21,6 +22,13 @@ from engine.rows.spellings import SPELLINGS, Fault, Spelling, Written, accepted,
 ODD_ESCAPE = re.compile(rb"\\u00(?:00|[67])")
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 MAX_NAME_CHARS = 64
+NOT_A_MARGIN = {
+    "float_type",
+    "float_parsing",
+    "finite_number",
+    "greater_than_equal",
+    "less_than_equal",
+}
 TOO_LONG = f"is longer than {MAX_LINE_BYTES:,} bytes; split the row or shorten its texts"
 
 
@@ -252,6 +260,8 @@ def wording(detail: ErrorDetails, spelling: Spelling) -> str:
             return "must be a list of messages"
         case "bool_type" | "bool_parsing":
             return "must be true or false"
+        case kind if kind in NOT_A_MARGIN:
+            return f"must be a number from 0 to {MAX_MARGIN:,.0f}, or left out"
         case "literal_error":
             return f"must be {context['expected']}"
         case "too_short":

@@ -9,6 +9,7 @@ from typing import Annotated, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from engine.rows.model import (
+    MAX_MARGIN,
     MAX_MESSAGES,
     Conversation,
     Message,
@@ -21,6 +22,7 @@ from engine.rows.model import (
 
 Messages = Annotated[tuple[Message, ...], Field(min_length=1, max_length=MAX_MESSAGES)]
 Text = str | Messages
+Margin = Annotated[float, Field(ge=0, le=MAX_MARGIN, allow_inf_nan=False)]
 
 
 class Fault(NamedTuple):
@@ -88,12 +90,14 @@ class WrittenPreference(Written):
     prompt: Text
     chosen: Text
     rejected: Text
+    margin: Margin | None = None
 
     def row(self) -> Row:
         return Preference(
             prompt=spoken("user", self.prompt),
             chosen=spoken("assistant", self.chosen),
             rejected=spoken("assistant", self.rejected),
+            margin=self.margin or 0.0,
         )
 
     def faults(self) -> list[Fault]:

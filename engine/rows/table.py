@@ -97,6 +97,8 @@ class CsvRecords:
         record: dict[str, Any] = dict(zip(self._columns, cells, strict=True))
         if "messages" in record:
             record["messages"] = messages_of(record["messages"])
+        if record.get("margin") == "":  # a cell cannot be left out
+            record["margin"] = None
         return record
 
 

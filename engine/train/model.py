@@ -98,7 +98,7 @@ def linear_names(base: PreTrainedModel) -> list[str]:
 
 def lora_config(peft: LoraPeft | QloraPeft, task_type: TaskType = "CAUSAL_LM") -> LoraConfig:
     whole = peft.target_modules == "all-linear"
-    own = peft.model_dump(include={"use_dora", "init_lora_weights"})  # QLoRA has neither
+    own = peft.model_dump(include={"init_lora_weights"})  # QLoRA has none
     return LoraConfig(
         task_type=task_type,
         r=peft.r,
@@ -106,6 +106,7 @@ def lora_config(peft: LoraPeft | QloraPeft, task_type: TaskType = "CAUSAL_LM") -
         lora_dropout=peft.lora_dropout,
         target_modules="all-linear" if whole else list(peft.target_modules),
         use_rslora=peft.use_rslora,
+        use_dora=peft.use_dora,
         **own,
     )
 
@@ -135,6 +136,8 @@ def _settle_config(path: Path, base_name: str) -> None:
     """Name the base as clients do, and order what peft keeps as sets."""
     config = json.loads(path.read_text())
     config["base_model_name_or_path"] = base_name
+    if config.get("prefix_projection"):  # the weights are what it made
+        config |= {"prefix_projection": False, "encoder_hidden_size": None}
     for name in ("target_modules", "modules_to_save", "exclude_modules"):
         if isinstance(config.get(name), list):
             config[name] = sorted(config[name])

@@ -32,7 +32,7 @@ from engine.train.ppo_equations import (
 from engine.train.ppo_state import PpoState
 from engine.train.prompting import Prompts, probe_examples, sampling, split_prompts
 from engine.train.reward_watch import RewardWatch
-from engine.train.scorer import Grading, Scorer
+from engine.train.scorer import Scorer, grading
 from engine.train.start import POLICY, begin, finish, read
 from engine.train.trainer import Outcome
 
@@ -50,7 +50,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     actor = ActorCritic(
         start.model, reward_from=plan.reward_from, copy_reference=plan.init_from is not None
     )
-    graded = Grading(method.grader, renderer, link) if method.grader else None
+    graded = grading(plan, lambda: actor.switch, renderer, link) if method.grader else None
     run = PpoRun(plan, method, renderer, actor, graded, split, link)
     outcome = run.run()
     actor.switch.use(POLICY)

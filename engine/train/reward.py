@@ -13,8 +13,8 @@ from engine.spec import QloraPeft, RewardMethod
 from engine.train.errors import TrainingFailed
 from engine.train.examples import Pair, preferences
 from engine.train.link import Link
-from engine.train.model import add_peft, export
-from engine.train.reward_model import load_headed_base, scores
+from engine.train.model import export
+from engine.train.reward_model import begin, load_headed_base, scores
 from engine.train.start import read
 from engine.train.trainer import arguments, run, split_rows
 
@@ -32,8 +32,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     renderer, data = read(plan, link, partial(preferences, whole=True))
     set_seed(plan.seed)
     pad = renderer.contract.pad_token_id
-    base = load_headed_base(plan.base_path, pad, plan.peft)
-    model = add_peft(base, plan.peft, task_type="SEQ_CLS")
+    model = begin(plan, pad)
     split = split_rows(data.examples, columns, plan)
     trainer = RewardTrainer(
         model=model,
@@ -48,6 +47,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
         eval_dataset=split.held_out,
         processing_class=AutoTokenizer.from_pretrained(plan.base_path, local_files_only=True),
     )
+    model.register_forward_pre_hook(_drop_margin, with_kwargs=True)
     outcome = run(plan, link, trainer, split)
     folder = plan.work_dir / "adapter"
     export(model, plan.base_name, plan.base_path, folder)
@@ -64,11 +64,18 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     )
 
 
-def columns(pairs: list[Pair]) -> dict[str, list[list[int]]]:
+def columns(pairs: list[Pair]) -> dict[str, list[Any]]:
+    """What the trainer reads; its loss is -log sigmoid(chosen - rejected - margin)."""
     return {
         "chosen_ids": [pair.chosen.input_ids for pair in pairs],
         "rejected_ids": [pair.rejected.input_ids for pair in pairs],
+        "margin": [pair.margin for pair in pairs],
     }
+
+
+def _drop_margin(_model: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
+    """Keep from the model what TRL hands it of a batch and only the loss reads."""
+    return args, {name: value for name, value in given.items() if name != "margin"}
 
 
 def _probes(model: Any, pairs: list[Pair]) -> tuple[ScoreProbe, ...]:

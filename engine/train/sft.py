@@ -1,14 +1,18 @@
 """Supervised fine-tuning: cross-entropy on the assistant's tokens, by TRL's SFTTrainer."""
 
-from trl import SFTConfig, SFTTrainer
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+from typing import Any
+
+from trl import SFTConfig
 
 from engine.plan import Finished, TrainPlan
 from engine.spec import SftMethod
-from engine.train.examples import Example, conversations
+from engine.train.kl import frozen_base
 from engine.train.link import Link
-from engine.train.start import begin, finish, read
-from engine.train.trainer import arguments, run, split_rows
+from engine.train.mixing import Mixed, mixed, read_groups
+from engine.train.packed import RowCollator, require_separate
+from engine.train.sft_trainer import MixedSftTrainer
+from engine.train.start import begin, finish
+from engine.train.trainer import arguments, run
 
 
 def train(plan: TrainPlan, link: Link) -> Finished:
@@ -18,10 +22,16 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     """
     method = plan.method
     assert isinstance(method, SftMethod)
-    renderer, data = read(plan, link, conversations)
-    start = begin(plan, data.examples)
-    split = split_rows(data.examples, columns, plan)
-    trainer = SFTTrainer(
+    renderer, groups = read_groups(plan, link)
+    rows = mixed(plan, groups, link)
+    start = begin(plan, [example for group in groups.main for example in group.examples])
+    if method.packing:
+        require_separate(start.model)
+    trainer = MixedSftTrainer(
+        kl_coef=method.kl_coef,
+        base=frozen_base(plan) if method.kl_coef else None,
+        shares={group.name: group.share for group in groups.main},
+        batches=rows.batches,
         model=start.model,
         args=arguments(
             SFTConfig,
@@ -29,18 +39,25 @@ def train(plan: TrainPlan, link: Link) -> Finished:
             method,
             max_length=None,  # the rows are cut already
             dataset_kwargs={"skip_prepare_dataset": True},
+            **_in_order(rows, method),
         ),
-        train_dataset=split.train,
-        eval_dataset=split.held_out,
-        data_collator=DataCollatorForLanguageModeling(renderer.contract.pad_token_id),
+        train_dataset=rows.split.train,
+        eval_dataset=rows.held_out,
+        data_collator=RowCollator(renderer.contract.pad_token_id),
         processing_class=start.tokenizer,
     )
-    outcome = run(plan, link, trainer, split)
+    outcome = run(plan, link, trainer, rows.split)
     return finish(plan, link, start, outcome, renderer)
 
 
-def columns(examples: list[Example]) -> dict[str, list[list[int]]]:
-    return {
-        "input_ids": [example.input_ids for example in examples],
-        "labels": [example.labels for example in examples],
+def _in_order(rows: Mixed, method: SftMethod) -> dict[str, Any]:
+    """What the trainer is told where the rows are written out for the whole run."""
+    if rows.batches is None:
+        return {}
+    told: dict[str, Any] = {
+        "max_steps": rows.batches.steps,
+        "remove_unused_columns": False,  # they are made of the column that there is
     }
+    if method.early_stopping_patience and not method.eval_steps:
+        told |= {"eval_strategy": "steps", "eval_steps": rows.batches.steps_an_epoch}
+    return told

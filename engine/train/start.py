@@ -3,15 +3,16 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
-from peft import PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from engine.plan import Finished, TrainPlan, Warned
 from engine.render import Renderer, load_renderer
-from engine.rows import Row, iter_rows
-from engine.spec import KIND_OF_PEFT, PrefixTuningPeft, PromptTuningPeft, QloraPeft
+from engine.rows import DatasetFormat, Row, iter_rows
+from engine.spec import KIND_OF_PEFT, LowRank, PrefixTuningPeft, PromptTuningPeft, QloraPeft
 from engine.train import probing
 from engine.train.errors import TrainingFailed
 from engine.train.examples import Example, Tokenized
@@ -19,7 +20,7 @@ from engine.train.link import Link
 from engine.train.model import add_peft, export, load_base
 from engine.train.quantization import keep_float32
 from engine.train.trainer import Outcome
-from engine.train.virtual_tokens import rate_warnings, train_on
+from engine.train.virtual_tokens import continued, rate_warnings
 
 T = TypeVar("T")
 # Rows as examples of at most so many tokens each.
@@ -55,14 +56,16 @@ def _continued(plan: TrainPlan, base: Any) -> Any:
     assert plan.init_from is not None
     if plan.peft.type == "full":
         return load_base(plan.init_from)
-    virtual = isinstance(plan.peft, PromptTuningPeft | PrefixTuningPeft)
-    model = PeftModel.from_pretrained(base, plan.init_from, is_trainable=not virtual)
-    if virtual:  # which peft loads for inference alone
-        train_on(model)
+    if isinstance(plan.peft, PromptTuningPeft | PrefixTuningPeft):
+        return continued(base, plan.peft, plan.init_from)
+    config = PeftConfig.from_pretrained(str(plan.init_from))
+    # It has the client's name of the base, which peft would ask a hub about.
+    config.base_model_name_or_path = str(plan.base_path)
+    if isinstance(config, LoraConfig) and isinstance(plan.peft, LowRank):
+        config.lora_dropout = plan.peft.lora_dropout  # chosen anew
+    model = PeftModel.from_pretrained(base, plan.init_from, is_trainable=True, config=config)
     if isinstance(plan.peft, QloraPeft):
         keep_float32(model)
-    # Its config has the client's name of the base, which peft would ask a hub about.
-    model.active_peft_config.base_model_name_or_path = str(plan.base_path)
     return model
 
 
@@ -72,12 +75,27 @@ def read(plan: TrainPlan, link: Link, reader: Reader[T]) -> tuple[Renderer, Toke
     Warns of rows that were cut or left out, and of a learning rate for another kind of PEFT.
     """
     renderer = load_renderer(plan.base_path)
-    rows = iter_rows(plan.dataset_path, plan.dataset_format, plan.row_type)
-    data = reader(rows, renderer, plan.method.max_length)
-    cautions = rate_warnings(plan.peft, plan.method.learning_rate)
-    for message in (*data.warnings(plan.method.max_length), *cautions):
+    data = read_rows(plan, link, renderer, reader, (plan.dataset_path, plan.dataset_format))
+    for message in rate_warnings(plan.peft, plan.method.learning_rate):
         link.send(Warned(message=message))
     return renderer, data
+
+
+def read_rows(
+    plan: TrainPlan,
+    link: Link,
+    renderer: Renderer,
+    reader: Reader[T],
+    source: tuple[Path, DatasetFormat],
+    *,
+    named: str = "",
+) -> Tokenized[T]:
+    """The rows of one of the plan's datasets; its warnings begin with how it is `named`."""
+    path, format = source
+    data = reader(iter_rows(path, format, plan.row_type), renderer, plan.method.max_length)
+    for message in data.warnings(plan.method.max_length):
+        link.send(Warned(message=named + message))
+    return data
 
 
 def finish(

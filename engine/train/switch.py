@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 
@@ -16,6 +17,9 @@ class AdapterSwitch:
     def __init__(self, model: Any) -> None:
         self.model = model
         self._trained = {name for name, p in model.named_parameters() if p.requires_grad}
+        self._listed: tuple[str, ...] = ()  # the adapters that the two lists below are of
+        self._layers: list[BaseTunerLayer] = []
+        self._gradients: list[tuple[nn.Parameter, bool]] = []
 
     @property
     def active(self) -> str:
@@ -43,9 +47,22 @@ class AdapterSwitch:
 
     def use(self, name: str) -> None:
         """From now on this adapter computes."""
-        self.model.base_model.set_adapter(name)
-        for key, parameter in self.model.named_parameters():
-            parameter.requires_grad_(key in self._trained)
+        self._list()
+        for layer in self._layers:
+            layer.set_adapter(name)
+        self.model.base_model.active_adapter = name
+        for parameter, trained in self._gradients:
+            parameter.requires_grad_(trained)
+
+    def _list(self) -> None:
+        """Walk the model once for every set of adapters: it is used several times a step."""
+        adapters = tuple(self.model.peft_config)
+        if adapters == self._listed:
+            return
+        self._layers = [m for m in self.model.modules() if isinstance(m, BaseTunerLayer)]
+        named = self.model.named_parameters()
+        self._gradients = [(parameter, key in self._trained) for key, parameter in named]
+        self._listed = adapters
 
     @contextmanager
     def using(self, name: str | None) -> Iterator[None]:

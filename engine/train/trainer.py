@@ -16,6 +16,7 @@ from engine.steps import can_hold_out, held_out_places, total_steps
 from engine.train.errors import StopRequested, TrainingFailed
 from engine.train.link import Link
 from engine.train.model import trainable_parameters
+from engine.train.virtual_tokens import ProjectionCheckpoints, projection
 from engine.train.watch import Watch
 
 A = TypeVar("A", bound=TrainingArguments)
@@ -96,12 +97,14 @@ class Split:
     """Rows to learn from, and rows that are held out to look at.
 
     `passes` is how often `train` has each row: 1, unless it is written out for the whole run.
+    `rows` are those of one pass, where `train` has several in one.
     """
 
     train: Dataset
     held_out: Dataset | None
     trained_tokens: int
     passes: float = 1.0
+    rows: int | None = None
 
 
 def split_rows(
@@ -152,6 +155,10 @@ def run(plan: TrainPlan, link: Link, trainer: Any, split: Split) -> Outcome:
         # The advantages of a group add up to 0, and so may its loss, while its gradient does not.
         zero_is_odd=isinstance(method, Offline),
     )
+    if network := projection(trainer.model):
+        kept = ProjectionCheckpoints(network)
+        trainer.add_callback(kept)  # before the watch, which reports what is saved
+        trainer._load_from_checkpoint = kept.load
     trainer.add_callback(watch)
     trainer.remove_callback(PrinterCallback)  # the runner tells the client, nobody reads stdout
     if isinstance(method, Offline) and method.early_stopping_patience:
@@ -179,7 +186,7 @@ def _started(plan: TrainPlan, trainer: Any, split: Split) -> Started:
     wanted, rows = trainer.args.max_steps, len(split.train)
     return Started(
         total_steps=wanted if wanted > 0 else total_steps(plan.method, rows),
-        rows=round(rows / split.passes),
+        rows=split.rows or round(rows / split.passes),
         trained_tokens=split.trained_tokens,
         trainable_parameters=trainable_parameters(trainer.model),
         resumed_step=int(plan.resume_from.name.rsplit("-", 1)[-1]) if plan.resume_from else 0,

@@ -25,16 +25,21 @@ class Inference:
         self.open_streams = 0
         self.patience = 0  # how many pauses a whole answer takes
         self.given_up = 0
+        self.models = [{"id": "tiny", "parent": None}, {"id": "ad_0", "parent": "tiny"}]
         self.app = Starlette(
             routes=[
                 Route("/v1/completions", self._complete, methods=["POST"]),
                 Route("/v1/score", self._score, methods=["POST"]),
+                Route("/v1/models", self._models),
                 Route("/health", self._health),
             ]
         )
 
     async def _health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})
+
+    async def _models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": self.models})
 
     async def _complete(self, request: Request) -> Response:
         body = await request.json()

@@ -39,6 +39,8 @@ async def test_a_job_is_queued_with_all_its_choices_spelled_out(
         "requested": None,
         "base_model": "tiny",
         "dataset": dataset["id"],
+        "mixture": None,
+        "replay": None,
         "init": None,
         "seed": 3,
         "checkpoint_every": 50,

@@ -132,6 +132,32 @@ def test_virtual_tokens_are_an_option(shared: Luthier, dataset: dict[str, Any]) 
     assert "Traceback" not in said
 
 
+def test_a_job_mixes_datasets_replays_another_and_packs_them(
+    shared: Luthier, dataset: dict[str, Any], tmp_path: Path
+) -> None:
+    """From the command line to the adapter: what was held out is reported by dataset."""
+    ids = []
+    for name in ("tell", "number"):
+        file = tmp_path / f"{name}.jsonl"
+        rows = [{"prompt": f"{name} {i}", "completion": f"it is {i}"} for i in range(20)]
+        file.write_text("\n".join(map(json.dumps, rows)))
+        ids.append(json.loads(shared.run("dataset", "upload", str(file), "--json"))["id"])
+    spec = tmp_path / "job.json"
+    method = {"packing": True, "kl_coef": 0.1, "validation_split": 0.1, "max_length": 128}
+    spec.write_text(json.dumps({"method": {"type": "sft", **method}}))
+    options = ["--mixture", f"{dataset['id']}=2", "--mixture", ids[0], "--replay", f"{ids[1]}=0.5"]
+    shared.run("job", "submit", str(spec), *options, "--epochs", "2", "--rank", "4", "--follow")
+
+    job = json.loads(shared.run("job", "list", "--json"))[0]
+    assert [part["weight"] for part in job["mixture"]] == [2.0, 1.0]
+    assert job["actual"]["steps"] == job["estimate"]["steps"]
+    assert job["actual"]["trained_rows"] == job["estimate"]["trained_rows"] == 72 + 36
+    adapter = json.loads(shared.run("adapter", "show", job["adapter_id"], "--json"))
+    assert {"eval_kl", "eval_replay_loss", f"eval_loss/{ids[0]}"} <= adapter["metrics"].keys()
+    bad = shared.run("job", "submit", "--mixture", "ds_1=much", code=1)
+    assert "ds_1=much is not DATASET=WEIGHT" in bad
+
+
 def test_an_adapter_answers_in_one_piece_and_in_words(shared: Luthier, job: dict[str, Any]) -> None:
     options = ["--adapter", job["adapter_id"], "--temperature", "0", "--max-tokens", "8"]
     whole = shared.run("generate", *options, "say 3")

@@ -517,7 +517,7 @@ def test_a_merge_has_no_dataset_and_keeps_its_adapters(store: Store) -> None:
             store.adapters.delete(ours, adapter.id)
     claim = store.leases.claim("me", "default")
     assert claim is not None
-    assert (claim.job.spec, claim.dataset, claim.checkpoint) == (spec, None, None)
+    assert (claim.job.spec, claim.datasets, claim.checkpoint) == (spec, {}, None)
     store.leases.succeed(job.id, 1, adapter_of(ours, job.id), 1.0)
     for adapter in pair:
         store.adapters.delete(ours, adapter.id)

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 
+from engine.graders import asking
 from engine.spec import PpoMethod
 from jobs.errors import Conflict, IdempotencyReused, InUse, NotFound, QuotaExceeded
 from jobs.idempotency import Idempotency
@@ -428,3 +429,33 @@ def test_pages_of_pipelines_have_their_stages(store: Store) -> None:
     assert page.data == [made[2], made[1]]
     assert store.pipelines.page(tenant_id, after=made[1].id).data == [made[0]]
     assert page.data[0].stages[1].state is StageState.WAITING
+
+
+def test_models_deep_in_a_grader_come_from_stages_and_are_kept(store: Store) -> None:
+    tenant_id = tenant_of(store)
+    kept = adapter_of(tenant_id, "job_before")
+    store.adapters.add(kept)
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    names = {"a" * 64: "@rm", "b" * 64: kept.id}
+    deep: dict[str, Any] = {
+        name: {"type": "score_model", "model": model, "input": turns}
+        for name, model in names.items()
+    }
+    for _ in range(3):
+        parts = {"c" * 64: {"type": "length", "maximum": 1}} | deep
+        deep = {"d" * 64: {"type": "multi", "graders": parts, "weights": dict.fromkeys(parts, 1.0)}}
+    (grader,) = deep.values()
+    rows = dataset_of(store, tenant_id)
+    method = PpoMethod(grader=grader)
+    specs = {"rm": spec_of(rows), "ppo": spec_of(rows).model_copy(update={"method": method})}
+    planned = [PlannedStage(name, spec, "r") for name, spec in specs.items()]
+    pipeline = store.pipelines.submit(tenant_id, PipelineSpec(stages=specs), planned).pipeline
+
+    made = succeed(store, tenant_id, job_of(store, pipeline, "rm"))
+    sweep(store)
+    job = store.jobs.get(tenant_id, job_of(store, pipeline, "ppo"))
+    models = [part.model for _, part in asking(getattr(job.spec.method, "grader", None))]
+    assert models == [made.id, kept.id]
+    for adapter in (made, kept):
+        with pytest.raises(InUse):
+            store.adapters.delete(tenant_id, adapter.id)

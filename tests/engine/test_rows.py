@@ -22,6 +22,7 @@ from engine.rows import (
     RowValidator,
     iter_rows,
 )
+from engine.rows.model import MAX_MARGIN
 
 CORPUS = Path(__file__).parents[1] / "corpus" / "datasets"
 CASES: list[dict[str, Any]] = json.loads((CORPUS / "cases.json").read_text())
@@ -146,6 +147,23 @@ def test_a_preference_may_be_plain_or_messages(tmp_path: Path) -> None:
     assert first == second == expected
 
 
+def test_a_preference_may_say_how_much_better_its_answer_is(tmp_path: Path) -> None:
+    row = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    margins = [{"margin": 0.5}, {}, {"margin": 3}, {"margin": None}]
+    rows = rows_of(tmp_path / "rows", *(row | margin for margin in margins))
+    assert [row.margin for row in rows if isinstance(row, Preference)] == [0.5, 0, 3, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "margins"),
+    [("some_margins.csv", [0.5, 0, 3]), ("some_margins.parquet", [1, 0, 0.25, 0])],
+)
+def test_margins_are_read_from_tables(name: str, margins: list[float]) -> None:
+    format: DatasetFormat = "csv" if name.endswith("csv") else "parquet"
+    rows = list(iter_rows(CORPUS / name, format))
+    assert [row.margin for row in rows if isinstance(row, Preference)] == margins
+
+
 def test_a_prompt_alone_and_a_rating(tmp_path: Path) -> None:
     (prompt,) = rows_of(tmp_path / "rows", {"prompt": "a"})
     (rating,) = rows_of(tmp_path / "rows", {"prompt": "a", "completion": "b", "label": False})
@@ -199,7 +217,13 @@ ROWS: dict[str, st.SearchStrategy[Any]] = {
     "conversation": st.builds(
         lambda before, after: Conversation(messages=before + after), prompts, answers
     ),
-    "preference": st.builds(Preference, prompt=prompts, chosen=answers, rejected=answers),
+    "preference": st.builds(
+        Preference,
+        prompt=prompts,
+        chosen=answers,
+        rejected=answers,
+        margin=st.floats(0, MAX_MARGIN),
+    ),
     "prompt": st.builds(
         lambda before, text, item: Prompt(
             prompt=(*before, ask(text)), item_json=json.dumps(item, sort_keys=True)

@@ -55,6 +55,16 @@ def test_prompt_tuning_that_says_too_little_or_too_much_is_refused(
         PEFT.validate_python({"type": "prompt_tuning", **changes})
 
 
+def test_a_prefix_has_a_network_of_a_size_only_where_it_is_projected() -> None:
+    size = {"type": "prefix_tuning", "encoder_hidden_size": 64}
+    projected = PEFT.validate_python(size | {"prefix_projection": True})
+    assert PEFT.validate_json(projected.model_dump_json()) == projected
+    plain = PEFT.validate_python({"type": "prefix_tuning"})
+    assert PEFT.validate_json(plain.model_dump_json()) == plain
+    with pytest.raises(ValidationError, match="prefix_projection alone"):
+        PEFT.validate_python(size)
+
+
 def test_every_kind_of_peft_has_a_kind_of_result() -> None:
     types = {member.model_fields["type"].default for member in get_args(get_args(Peft)[0])}
     assert types == KIND_OF_PEFT.keys()

@@ -112,6 +112,7 @@ def test_more_singular_values_than_a_layer_has_are_refused(house: House) -> None
         ("reward", LORA, "wrong_adapter_kind", "is a reward model"),
         ("lora", {"type": "of another version"}, "peft_unknown", "cannot be merged"),
         ("lora", LORA | {"use_dora": True}, "dora_unsupported", "into_base"),
+        ("lora", LORA | {"type": "qlora", "use_dora": True}, "dora_unsupported", "into_base"),
     ],
 )
 def test_what_is_no_plain_lora_is_refused_with_the_reason(

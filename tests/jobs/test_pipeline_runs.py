@@ -41,7 +41,7 @@ def test_one_pipeline_goes_from_rows_to_a_policy_that_was_scored(
             "rm": {
                 "dataset": house.add_dataset(pairs(12), "preference"),
                 "method": SMALL | {"type": "reward"},
-                "peft": LORA,
+                "init": "@sft",
                 "checkpoint_every": 1,
             },
             "ppo": {
@@ -68,7 +68,8 @@ def test_one_pipeline_goes_from_rows_to_a_policy_that_was_scored(
     sft, reward, policy = adapters
     assert [adapter.kind for adapter in adapters] == ["lora", "reward", "lora"]
     assert reward.manifest["scores"]
-    assert policy.manifest["lineage"]["parent_adapter_id"] == sft.id
+    for made_from_it in (reward, policy):
+        assert made_from_it.manifest["lineage"]["parent_adapter_id"] == sft.id
     assert policy.manifest["method"]["reward_model"] == reward.id
 
     rm = house.job(done.stages[1].job_id or "")

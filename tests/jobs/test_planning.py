@@ -53,13 +53,15 @@ def test_stages_take_what_they_leave_out_from_those_they_go_on_with(
         house,
         ppo=stage(Scored(reward_model="@rm"), init="@dpo"),
         dpo=stage(init="@sft"),
-        rm=stage(RewardMethod()),
+        rm=stage(RewardMethod(), init="@sft"),
+        again=stage(RewardMethod(), init="@rm"),
         sft=stage(peft=small),
     )
     assert [(each.name, each.spec.peft) for each in found] == [
         ("ppo", small),
         ("dpo", small),
-        ("rm", LoraPeft()),
+        ("rm", small),
+        ("again", small),
         ("sft", small),
     ]
     assert {each.base_revision for each in found} == {house.bases.find("tiny").revision}

@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from engine.spec import ROWS_OF_METHOD, FullPeft, LoraPeft, RewardMethod, SftMethod
+from engine.spec import (
+    ROWS_OF_METHOD,
+    FullPeft,
+    LoraPeft,
+    PrefixTuningPeft,
+    RewardMethod,
+    SftMethod,
+)
 from jobs.admission import admit
 from jobs.errors import NotFound, SpecInvalid
 from jobs.model import Adapter, JobSpec
@@ -62,6 +69,17 @@ def test_a_full_adapter_goes_on_as_one(house: House) -> None:
     ]
 
 
+def test_what_goes_on_of_a_projected_prefix_is_the_prefix(house: House) -> None:
+    peft = {"type": "prefix_tuning", "num_virtual_tokens": 4, "prefix_projection": True}
+    ours = adapter(house, kind="prefix_tuning", peft=peft)
+    method = SftMethod(max_length=64)
+    plain = PrefixTuningPeft(num_virtual_tokens=4)
+    assert admitted(house, init=ours.id, method=method).peft == plain
+    assert problems(house, init=ours.id, method=method, peft=peft) == [
+        ("peft.prefix_projection", "peft_differs")
+    ]
+
+
 def test_another_peft_than_the_adapters_is_refused_field_by_field(house: House) -> None:
     ours = adapter(house)
     peft = {"type": "lora", "r": 8, "lora_alpha": 8, "target_modules": "all-linear"}
@@ -96,11 +114,35 @@ def test_an_adapter_that_no_job_could_have_made_is_refused(house: House) -> None
     assert problems(house, init=ours.id) == [("init", "peft_unknown")]
 
 
-def test_a_reward_model_starts_from_its_base(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reward_model_goes_on_with_a_policy_or_a_reward_model(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(ROWS_OF_METHOD, "reward", "conversation")
-    assert problems(house, init=adapter(house).id, method=RewardMethod()) == [
-        ("init", "init_unsupported")
-    ]
+    low = LoraPeft(r=4, lora_alpha=8.0, target_modules=("q_proj", "v_proj"))
+    for ours in (adapter(house), adapter(house, kind="reward")):
+        spec = admitted(house, init=ours.id, method=RewardMethod())
+        assert (spec.peft, spec.init) == (low, ours.id)
+        wider = {"type": "lora", "r": 8}
+        assert problems(house, init=ours.id, method=RewardMethod(), peft=wider) == [
+            ("peft.r", "peft_differs")
+        ]
+    for kind in ("full", "reward"):
+        whole = adapter(house, kind=kind, peft={"type": "full"})
+        assert admitted(house, init=whole.id, method=RewardMethod()).peft == FullPeft()
+    other = adapter(house, base_model="other")
+    assert problems(house, init=other.id, method=RewardMethod()) == [("init", "wrong_base_model")]
+
+
+@pytest.mark.parametrize("kind", ["prompt_tuning", "prefix_tuning"])
+def test_a_reward_model_does_not_go_on_with_virtual_tokens(
+    house: House, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setitem(ROWS_OF_METHOD, "reward", "conversation")
+    ours = adapter(house, kind=kind, peft={"type": kind, "num_virtual_tokens": 4})
+    with pytest.raises(SpecInvalid, match="a scalar head reads the base's own last layer") as no:
+        admitted(house, init=ours.id, method=RewardMethod())
+    (problem,) = no.value.problems
+    assert (problem.param, problem.code) == ("init", "wrong_adapter_kind")
 
 
 def test_a_reward_model_that_cannot_share_the_base_is_refused(house: House) -> None:

@@ -67,6 +67,10 @@ RUNS: list[tuple[Method, Peft]] = [
     (SftMethod(max_steps=1, **SHORT), FullPeft()),
     (SftMethod(max_steps=1, **SHORT), PromptTuningPeft(num_virtual_tokens=5)),
     (SftMethod(max_steps=1, **SHORT), PrefixTuningPeft(num_virtual_tokens=7)),
+    (
+        SftMethod(max_steps=1, **SHORT),
+        PrefixTuningPeft(num_virtual_tokens=7, prefix_projection=True, encoder_hidden_size=9),
+    ),
     (RewardMethod(num_train_epochs=1, **SHORT), LoraPeft(r=4)),
     (RewardMethod(max_steps=1, **SHORT), FullPeft()),
     (DpoMethod(num_train_epochs=1, validation_split=0.2, **SHORT), LoraPeft(r=4)),

@@ -22,6 +22,7 @@ LOW_RANK: dict[str, Peft] = {
     "lora-gaussian": LoraPeft(r=4, init_lora_weights="gaussian"),
     "lora-orthogonal": LoraPeft(r=4, init_lora_weights="orthogonal"),
     "qlora": QloraPeft(r=4),
+    "qlora-dora": QloraPeft(r=4, use_dora=True),
     "dora": LoraPeft(r=4, use_dora=True),
     "dora-rslora": LoraPeft(r=4, use_dora=True, use_rslora=True),
 }
@@ -32,6 +33,9 @@ VIRTUAL: dict[str, Peft] = {
     ),
     "prompt-random": PromptTuningPeft(num_virtual_tokens=8, prompt_tuning_init="random"),
     "prefix": PrefixTuningPeft(num_virtual_tokens=8),
+    "prefix-projected": PrefixTuningPeft(
+        num_virtual_tokens=8, prefix_projection=True, encoder_hidden_size=128
+    ),
 }
 
 
@@ -41,7 +45,9 @@ def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def learn(base: Path, work_dir: Path, peft: Peft) -> tuple[Finished, Reports]:
-    rate = 0.2 if isinstance(peft, PromptTuningPeft | PrefixTuningPeft) else 5e-3
+    projected = getattr(peft, "prefix_projection", False)
+    virtual = isinstance(peft, PromptTuningPeft | PrefixTuningPeft)
+    rate = 0.2 if virtual and not projected else 5e-3
     method = SftMethod(
         max_steps=STEPS, per_device_batch_size=4, learning_rate=rate, warmup_ratio=0, max_length=128
     )
@@ -69,7 +75,7 @@ def publish(finished: Finished, root: Path) -> Path:
 def test_a_kind_learns_and_is_served_as_peft_runs_it(
     random_base: Path, tmp_path: Path, name: str
 ) -> None:
-    if name == "qlora":
+    if "qlora" in name:
         pytest.importorskip("bitsandbytes")
     base = TINY if name in VIRTUAL else random_base
     finished, reports = learn(base, tmp_path / "run", (LOW_RANK | VIRTUAL)[name])
@@ -108,7 +114,7 @@ def test_a_kind_learns_and_is_served_as_peft_runs_it(
 def test_gradient_checkpointing_changes_no_loss(
     random_base: Path, tmp_path: Path, name: str
 ) -> None:
-    if name == "qlora":
+    if "qlora" in name:
         pytest.importorskip("bitsandbytes")
     peft = (LOW_RANK | VIRTUAL)[name]
     runs = []

@@ -7,6 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from engine.graders import asking
+from engine.plan import GraderModel
 from engine.spec import (
     DpoMethod,
     FullPeft,
@@ -31,6 +33,7 @@ from tests.engine.train.runs import bytes_of, train
 LORA, FULL = LoraPeft(r=4, lora_dropout=0.3), FullPeft()
 DORA, QLORA = LoraPeft(r=4, use_dora=True), QloraPeft(r=4)
 PROMPT, PREFIX = PromptTuningPeft(num_virtual_tokens=4), PrefixTuningPeft(num_virtual_tokens=4)
+PROJECTED = PrefixTuningPeft(num_virtual_tokens=4, prefix_projection=True, encoder_hidden_size=8)
 # 11 rows in batches of 2 x 2: both the last batch and the last accumulation are short.
 SHORT: dict[str, Any] = {
     "per_device_batch_size": 2,
@@ -39,6 +42,8 @@ SHORT: dict[str, Any] = {
     "max_length": 64,
 }
 OFFLINE: dict[str, Any] = SHORT | {"num_train_epochs": 2}
+# Two examples a row, so six rows: in the second step of an epoch one batch of two has none.
+PACKED: dict[str, Any] = SHORT | {"packing": True, "max_length": 32, "num_train_epochs": 3}
 ONLINE: dict[str, Any] = SHORT | {
     "max_steps": 6,
     "max_completion_length": 5,
@@ -47,13 +52,37 @@ ONLINE: dict[str, Any] = SHORT | {
 GRADED: dict[str, Any] = {name: ONLINE[name] for name in ONLINE if name != "reward_model"} | {
     "grader": {"type": "length", "name": "long", "unit": "characters", "minimum": 1, "maximum": 20}
 }
+WEIGHED: dict[str, Any] = {
+    "type": "multi",
+    "graders": {
+        "good": {
+            "type": "score_model",
+            "model": "ad_0",
+            "input": [
+                {"role": "user", "content": "say it"},
+                {"role": "assistant", "content": "{{ sample.output_text }}"},
+            ],
+        },
+        "long": GRADED["grader"],
+    },
+    "calculate_output": "good + long",
+}
+MIXED: dict[str, Any] = GRADED | {"grader": WEIGHED}
 CONTRACT: list[tuple[Method, Peft]] = [
     (SftMethod(**OFFLINE), LORA),
     (SftMethod(**OFFLINE), FULL),
     (SftMethod(**OFFLINE), DORA),
     (SftMethod(**OFFLINE), QLORA),
+    (SftMethod(**OFFLINE), QloraPeft(r=4, use_dora=True)),
+    (SftMethod(**OFFLINE, kl_coef=0.3), LORA),
+    (SftMethod(**OFFLINE, kl_coef=0.3), FULL),
+    (SftMethod(**OFFLINE, kl_coef=0.3), PREFIX),
+    (SftMethod(**PACKED), LORA),
+    (SftMethod(**PACKED, kl_coef=0.3), FULL),
     (SftMethod(**OFFLINE), PROMPT),
     (SftMethod(**OFFLINE), PREFIX),
+    (SftMethod(**OFFLINE), PROJECTED),
+    (DpoMethod(**OFFLINE), PROJECTED),
     (RewardMethod(**OFFLINE), QLORA),
     (DpoMethod(**OFFLINE), QLORA),
     (DpoMethod(**OFFLINE), PROMPT),
@@ -79,11 +108,18 @@ CONTRACT: list[tuple[Method, Peft]] = [
     (GrpoMethod(**ONLINE, num_generations=2), FULL),
     (PpoMethod(**GRADED), LORA),
     (GrpoMethod(**GRADED, num_generations=2, num_iterations=2), LORA),
+    (PpoMethod(**MIXED), LORA),
+    (GrpoMethod(**MIXED, num_generations=2), LORA),
+    (GrpoMethod(**MIXED, num_generations=2), PROMPT),
 ]
 IDS = [
     f"{method.type}-{peft.type}"
+    + "-projected" * getattr(peft, "prefix_projection", False)
     + "-dora" * getattr(peft, "use_dora", False)
+    + "-packed" * getattr(method, "packing", False)
+    + "-kl" * (method.type == "sft" and method.kl_coef > 0)
     + "-graded" * (getattr(method, "grader", None) is not None)
+    + "-mixed" * any(asking(getattr(method, "grader", None)))
     for method, peft in CONTRACT
 ]
 
@@ -106,7 +142,9 @@ def quantizes(request: pytest.FixtureRequest) -> None:
         pytest.importorskip("bitsandbytes")
 
 
-def inputs(method: Method, reward_model: Path) -> dict[str, Any]:
+def inputs(method: Method, reward_model: Path, base: Path) -> dict[str, Any]:
+    if any(asking(getattr(method, "grader", None))):
+        return {"grader_models": {"ad_0": GraderModel(base_path=base, folder=reward_model)}}
     return {"reward_from": reward_model} if getattr(method, "reward_model", None) else {}
 
 
@@ -118,7 +156,7 @@ def test_every_method_is_under_the_contract() -> None:
 def test_a_run_resumed_from_any_checkpoint_is_the_run_that_was_not_stopped(
     base: Path, reward_model: Path, tmp_path: Path, method: Method, peft: Peft
 ) -> None:
-    given = inputs(method, reward_model)
+    given = inputs(method, reward_model, base)
     whole, reports = train(base, tmp_path / "whole", method, peft, **given)
     assert list(reports.metrics) == [1, 2, 3, 4, 5, 6]
     kept = reports.checkpoints
@@ -156,7 +194,7 @@ def test_a_run_is_cancelled_and_paused_within_a_step(
                 method,
                 peft,
                 directive=directive,
-                **inputs(method, reward_model),
+                **inputs(method, reward_model, base),
             )
     assert not list((tmp_path / "cancel" / "kept").glob("*"))
     first = getattr(method, "num_iterations", 1)

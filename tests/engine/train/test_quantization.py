@@ -120,6 +120,17 @@ def test_the_manifest_tells_of_the_base_that_serves_and_how_far_training_was(
     assert finished.metrics["quantization_logprob_gap"] > 0
 
 
+def test_an_adapter_goes_on_with_the_weights_it_has(base: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    start, _ = learn(base, tmp_path / "start")
+    still = SftMethod(max_steps=1, learning_rate=1e-12)
+    on, _ = train(base, tmp_path / "on", still, QloraPeft(r=4), init_from=start.path)
+    before, after = (load_file(f.path / "adapter_model.safetensors") for f in (start, on))
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=0, atol=1e-7)
+
+
 def test_a_large_difference_between_the_bases_is_told(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

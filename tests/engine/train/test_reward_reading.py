@@ -24,6 +24,7 @@ PEFTS: dict[str, Peft] = {
     "lora": LoraPeft(r=4),
     "dora-rslora": LoraPeft(r=4, use_dora=True, use_rslora=True),
     "qlora": QloraPeft(r=4),
+    "qlora-dora": QloraPeft(r=4, use_dora=True),
     "full": FullPeft(),
 }
 
@@ -53,7 +54,7 @@ def policy(base: Path) -> Any:
 def test_what_training_made_is_served_with_the_scores_that_training_saw(
     base: Path, tmp_path: Path, name: str
 ) -> None:
-    if name == "qlora":
+    if "qlora" in name:
         pytest.importorskip("bitsandbytes")
     finished = reward_model(base, tmp_path / "run", PEFTS[name])
     assert finished.kind == "reward"

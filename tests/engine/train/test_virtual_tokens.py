@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from engine.spec import Peft, PrefixTuningPeft, PromptTuningPeft, SftMethod
@@ -66,6 +67,10 @@ def test_a_text_without_tokens_is_refused(base: Path, tmp_path: Path) -> None:
         (PromptTuningPeft(num_virtual_tokens=3), 3 * 64),
         (from_text("say", 3), 3 * 64),
         (PrefixTuningPeft(num_virtual_tokens=3), 3 * 2 * 2 * 32),  # layers, keys and values, width
+        (
+            PrefixTuningPeft(num_virtual_tokens=3, prefix_projection=True, encoder_hidden_size=5),
+            3 * 32 + 33 * 5 + 6 * 2 * 2 * 32,
+        ),
     ],
 )
 def test_nothing_else_is_trained_and_the_result_names_no_place_of_this_machine(
@@ -85,3 +90,34 @@ def test_a_learning_rate_for_lora_is_called_too_low(base: Path, tmp_path: Path, 
     assert [message for message in low.warnings if "`method.learning_rate`" in message]
     _, high = train(base, tmp_path / "high", SftMethod(max_steps=1, learning_rate=0.05), peft)
     assert high.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("peft", "on"),
+    [
+        (PromptTuningPeft(num_virtual_tokens=3), PromptTuningPeft(num_virtual_tokens=3)),
+        (PrefixTuningPeft(num_virtual_tokens=3), PrefixTuningPeft(num_virtual_tokens=3)),
+        (
+            PrefixTuningPeft(num_virtual_tokens=3, prefix_projection=True),
+            PrefixTuningPeft(num_virtual_tokens=3),
+        ),
+    ],
+    ids=["prompt", "prefix", "projected"],
+)
+def test_training_goes_on_with_the_virtual_tokens_of_an_adapter(
+    base: Path, tmp_path: Path, peft: Peft, on: Peft
+) -> None:
+    method = SftMethod(  # every row in every step
+        max_steps=12, learning_rate=1e-2, warmup_ratio=0, per_device_batch_size=16
+    )
+    start, first = train(base, tmp_path / "start", method, peft)
+    config = json.loads((start.path / "adapter_config.json").read_text())
+    assert not config.get("prefix_projection")
+    still = method.model_copy(update={"max_steps": 1, "learning_rate": 1e-12})
+    same, _ = train(base, tmp_path / "same", still, on, init_from=start.path)
+    before, after = (load_file(f.path / "adapter_model.safetensors") for f in (start, same))
+    assert torch.allclose(before["prompt_embeddings"], after["prompt_embeddings"], atol=1e-6)
+    for ours, theirs in zip(start.probes, same.probes, strict=True):
+        assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
+    _, more = train(base, tmp_path / "more", method, on, init_from=start.path)
+    assert more.metrics[12]["loss"] < more.metrics[1]["loss"] < first.metrics[1]["loss"]

@@ -1,0 +1,55 @@
+"""What the inference server answers, as far as it is read: OpenAI's completions. Torch-free."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+PATH = "/v1/completions"
+
+
+class ServerAnswer(BaseModel):
+    """Another server's words: what we do not know is left out."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Usage(ServerAnswer):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Choice(ServerAnswer):
+    text: str
+    finish_reason: str | None = None
+    logprobs: dict[str, Any] | None = None
+
+
+class Completion(ServerAnswer):
+    """A whole answer, or one piece of a streamed one."""
+
+    choices: tuple[Choice, ...] = ()
+    usage: Usage | None = None
+
+
+class Refusal(ServerAnswer):
+    message: str
+    param: str | None = None
+    code: str | int | None = None
+
+
+class Refused(ServerAnswer):
+    """The error envelope."""
+
+    error: Refusal
+
+
+class Model(ServerAnswer):
+    """One of GET /v1/models: a base where it has no `parent`."""
+
+    id: str
+    parent: str | None = None
+
+
+class Models(ServerAnswer):
+    data: tuple[Model, ...]
