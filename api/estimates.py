@@ -60,6 +60,7 @@ def _estimate(services: Services, tenant_id: str, spec: JobSpec) -> EstimateView
         spec,
         max_lora_rank=settings.max_lora_rank,
         qlora=settings.can_quantize,
+        vllm_rank=settings.vllm_rank,
     )
     dataset, job = store.datasets.get(tenant_id, spec.dataset), admitted.spec
     with dataset_copy(services, dataset) as rows:

@@ -21,6 +21,7 @@ from jobs.admission import admit
 from jobs.idempotency import Idempotency
 from jobs.inputs import inputs_of
 from jobs.model import Job, JobError, JobSpec, Progress, Status, Timings, Work
+from jobs.serving import serving_warnings
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
 
@@ -127,8 +128,9 @@ def _submit(services: Services, tenant_id: str, spec: JobSpec, key: str | None) 
         spec,
         max_lora_rank=settings.max_lora_rank,
         qlora=settings.can_quantize,
+        vllm_rank=settings.vllm_rank,
     )
-    warnings = warnings_of(admitted.base)
+    warnings = warnings_of(admitted.base) + serving_warnings(admitted.spec, settings.vllm_rank)
     return queued(services, tenant_id, admitted.spec, admitted.base, idempotency, warnings=warnings)
 
 

@@ -101,6 +101,7 @@ def _submit(services: Services, tenant_id: str, spec: PipelineSpec, key: str | N
         spec,
         max_lora_rank=settings.max_lora_rank,
         qlora=settings.can_quantize,
+        vllm_rank=settings.vllm_rank,
     )
     submitted = pipelines.submit(
         tenant_id, spec, stages, queue=settings.queue, idempotency=idempotency

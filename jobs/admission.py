@@ -20,6 +20,7 @@ from jobs.combinations import of_combination, of_grader
 from jobs.errors import SpecInvalid, SpecProblem
 from jobs.inputs import INIT, REWARD, inputs_of
 from jobs.model import Dataset, JobSpec, checked_id
+from jobs.serving import of_serving
 from jobs.sources import Source, continued, init_problems, reward_problems, source_of
 from jobs.store import Store
 
@@ -51,15 +52,26 @@ def admit(
     *,
     max_lora_rank: int,
     qlora: bool = False,
+    vllm_rank: int | None = None,
 ) -> Admitted:
-    """The job as it will run. qlora: whether the workers have what quantizing a base takes.
+    """The job as it will run.
 
+    qlora: whether the workers have what quantizing a base takes. vllm_rank: the highest rank of
+    the vLLM that generates, None where Luthier's own server does.
     Raises NotFound for a dataset or an adapter that the tenant does not have, and SpecInvalid with
     every reason against the job.
     """
     dataset = dataset_named(store, tenant_id, spec.dataset)
     sources = {field: source_named(store, tenant_id, id) for field, id in inputs_of(spec).items()}
-    checked = check(bases, spec, dataset, sources, max_lora_rank=max_lora_rank, qlora=qlora)
+    checked = check(
+        bases,
+        spec,
+        dataset,
+        sources,
+        max_lora_rank=max_lora_rank,
+        qlora=qlora,
+        vllm_rank=vllm_rank,
+    )
     if checked.problems or checked.base is None:
         raise SpecInvalid(list(checked.problems))
     return Admitted(checked.spec, checked.base)
@@ -83,6 +95,7 @@ def check(
     *,
     max_lora_rank: int,
     qlora: bool,
+    vllm_rank: int | None = None,
 ) -> Checked:
     """Everything against a job that can be said of the inputs that are known."""
     problems: list[SpecProblem] = []
@@ -108,6 +121,7 @@ def check(
     problems += _of_start(job)
     problems += _of_prefix(job)
     problems += _of_quantization(job, qlora)
+    problems += of_serving(job, vllm_rank)
     if base is not None:
         problems += _of_length(job, base)
         problems += _of_modules(job, base)

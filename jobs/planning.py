@@ -24,6 +24,7 @@ def plan(
     *,
     max_lora_rank: int,
     qlora: bool = False,
+    vllm_rank: int | None = None,
 ) -> tuple[PlannedStage, ...]:
     """The stages in the order they were posted in.
 
@@ -37,7 +38,15 @@ def plan(
     for name in order:
         stage = spec.stages[name]
         dataset, given = _inputs(store, tenant_id, name, stage, sources, problems)
-        checked = check(bases, stage, dataset, given, max_lora_rank=max_lora_rank, qlora=qlora)
+        checked = check(
+            bases,
+            stage,
+            dataset,
+            given,
+            max_lora_rank=max_lora_rank,
+            qlora=qlora,
+            vllm_rank=vllm_rank,
+        )
         problems += [_at(name, problem) for problem in checked.problems]
         if checked.base is not None:
             sources[name] = _result(name, checked)
