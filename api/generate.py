@@ -23,6 +23,7 @@ from api.rendering import base_named, contract_of, renderer_of
 from api.scoring import REWARD
 from api.services import FromServices, Services
 from api.vllm import completion_body
+from engine.bases import context_length
 from engine.rows import Message
 from jobs.model import Adapter, new_id
 
@@ -148,7 +149,7 @@ def ask(services: Services, tenant_id: str, body: GenerateBody) -> Asked:
         "stop_token_ids": list(renderer.contract.stop_token_ids),
     }
     if services.settings.generator == "vllm":
-        wire = completion_body(wire, tenant_id)
+        wire = completion_body(wire, tenant_id, context_length(base.path))
     return Asked(base=base.name, adapter_id=body.adapter_id, body=wire)
 
 

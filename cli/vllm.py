@@ -36,7 +36,9 @@ def register() -> None:
     from vllm.lora.resolver import LoRAResolverRegistry
 
     from adapters.vllm_resolver import Resolver
+    from cli.vllm_cpu import repair
 
+    repair()
     if NAME not in LoRAResolverRegistry.get_supported_resolvers():
         LoRAResolverRegistry.register_resolver(NAME, Resolver())
 

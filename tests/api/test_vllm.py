@@ -71,9 +71,11 @@ async def test_what_a_client_sets_wins_and_tenants_share_no_cache(
     client_of: Any, inference: Inference
 ) -> None:
     for tenant in ("ours", "ours", "theirs"):
-        answer = await client_of(tenant).post("/generate", json=HELLO | {"top_k": 3, "seed": 7})
+        more = {"top_k": 3, "seed": 7, "max_tokens": 1000}
+        answer = await client_of(tenant).post("/generate", json=HELLO | more)
         assert answer.status_code == 200, answer.text
     assert {(asked["top_k"], asked["seed"]) for asked in inference.asked} == {(3, 7)}
+    assert {asked["max_tokens"] for asked in inference.asked} == {256}  # the base's context
     first, again, other = (asked["cache_salt"] for asked in inference.asked)
     assert first == again != other
 
