@@ -5,8 +5,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +98,12 @@ def two(data_dir: Path, s3: S3Server, vllm_url: str) -> Iterator[Two]:
         "LUTHIER_VLLM_MAX_LORA_RANK": str(MAX_RANK),
     }
     serve = ["serve", "--port", "0", "--inference-port", "0"]
-    with _running(serve, shared) as process:
-        url = _announced(data_dir / "serve.json", process)
+    note, log = data_dir / "serve.json", data_dir.with_name("api.log")
+    with _running(serve, shared, data_dir.with_name("serve.log")) as process:
+        url = _said_within(process, lambda: json.loads(note.read_text() or "{}").get("url"))
         key = (data_dir / "key").read_text().strip()
-        with _running(["api", "--port", "0"], shared | through) as api, _clients() as make:
-            other = _listening(api)
+        with _running(["api", "--port", "0"], shared | through, log) as api, _clients() as make:
+            other = _said_within(api, lambda: _listening(log))
             yield Two(make(url, key), make(other, key), make(vllm_url, ""))
 
 
@@ -123,37 +124,37 @@ def _clients() -> Iterator[Any]:
 
 
 @contextmanager
-def _running(arguments: list[str], settings: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cli.main", *arguments],
-        cwd=REPO,
-        env={**os.environ, **settings, "LUTHIER_LOG_FORMAT": "json"},  # noqa: TID251  # a child's
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def _running(
+    arguments: list[str], settings: dict[str, str], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cli.main", *arguments],
+            cwd=REPO,
+            env={**os.environ, **settings, "LUTHIER_LOG_FORMAT": "json"},  # noqa: TID251  # a child's
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+        )
     try:
         yield process
     finally:
         process.terminate()
-        process.communicate(timeout=90)
+        process.wait(90)
 
 
-def _announced(note: Path, process: subprocess.Popen[str]) -> str:
+def _said_within(process: subprocess.Popen[bytes], look: Callable[[], str | None]) -> str:
+    """What a process says of itself, once it does."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()[0]
-        if note.exists() and (said := note.read_text()) and (url := json.loads(said)["url"]):
-            return str(url)
+        assert process.poll() is None, "it ended while it started"
+        with suppress(FileNotFoundError):
+            if found := look():
+                return found
         time.sleep(0.1)
-    raise AssertionError("serve did not come up")
+    raise AssertionError("it did not come up")
 
 
-def _listening(process: subprocess.Popen[str]) -> str:
-    """Where an API says that it listens; the rest of its log is few lines, which a pipe holds."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        if '"http.listening"' in line:
-            return str(json.loads(line)["url"])
-    raise AssertionError("the API ended while it started")
+def _listening(log: Path) -> str | None:
+    lines = [line for line in log.read_text().splitlines() if '"http.listening"' in line]
+    return str(json.loads(lines[0])["url"]) if lines else None
