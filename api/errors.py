@@ -10,6 +10,7 @@ ApiError
 ├── Invalid                a parameter that no schema could refuse
 ├── CannotGenerate         an adapter that scores, asked for text
 ├── CannotScore            an adapter that generates, asked for scores
+├── NothingScores          a generator that has no scores
 ├── GeneratorUnavailable   the inference server does not answer
 ├── GeneratorFailed        it answered with something that is no answer
 └── GeneratorRefused       it refused, with a status and an envelope of its own
@@ -85,6 +86,10 @@ class CannotScore(ApiError):
     pass
 
 
+class NothingScores(ApiError):
+    pass
+
+
 class GeneratorUnavailable(ApiError):
     pass
 
@@ -120,6 +125,7 @@ TABLE: dict[type[Exception], Row] = {
     Invalid: Row(422, "invalid_request"),
     CannotGenerate: Row(422, "adapter_cannot_generate"),
     CannotScore: Row(422, "adapter_cannot_score"),
+    NothingScores: Row(422, "generator_cannot_score"),
     GeneratorUnavailable: Row(503, "generator_unavailable"),
     GeneratorFailed: Row(502, "generator_failed"),
     GeneratorRefused: Row(422, "generator_refused"),

@@ -69,6 +69,7 @@ def _estimate(
         max_lora_rank=settings.max_lora_rank,
         qlora=settings.can_quantize,
         served=served,
+        vllm_rank=settings.vllm_rank,
     )
     job = admitted.spec
     with ExitStack() as copies:

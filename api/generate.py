@@ -22,6 +22,8 @@ from api.paging import known
 from api.rendering import base_named, contract_of, renderer_of
 from api.scoring import REWARD
 from api.services import FromServices, Services
+from api.vllm import completion_body
+from engine.bases import context_length
 from engine.completions import Choice, Completion, Usage
 from engine.rows import Message
 from jobs.model import Adapter, new_id
@@ -142,16 +144,14 @@ def ask(services: Services, tenant_id: str, body: GenerateBody) -> Asked:
         mode="json",
         include={"max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "logprobs"},
     )
-    return Asked(
-        base=base.name,
-        adapter_id=body.adapter_id,
-        body={name: value for name, value in sampling.items() if value is not None}
-        | {
-            "model": body.adapter_id or base.name,
-            "prompt": renderer.prompt_ids(text),
-            "stop_token_ids": list(renderer.contract.stop_token_ids),
-        },
-    )
+    wire = {name: value for name, value in sampling.items() if value is not None} | {
+        "model": body.adapter_id or base.name,
+        "prompt": renderer.prompt_ids(text),
+        "stop_token_ids": list(renderer.contract.stop_token_ids),
+    }
+    if services.settings.generator == "vllm":
+        wire = completion_body(wire, tenant_id, context_length(base.path))
+    return Asked(base=base.name, adapter_id=body.adapter_id, body=wire)
 
 
 def _base_of(adapter: Adapter, body: GenerateBody) -> str:

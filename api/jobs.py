@@ -25,6 +25,7 @@ from jobs.idempotency import Idempotency
 from jobs.inputs import grader_of, inputs_of
 from jobs.mixture import Replay, Weighted, datasets_of
 from jobs.model import Job, JobError, JobSpec, Progress, Status, Timings, Work
+from jobs.serving import serving_warnings
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
 
@@ -149,8 +150,9 @@ def _submit(
         max_lora_rank=settings.max_lora_rank,
         qlora=settings.can_quantize,
         served=served,
+        vllm_rank=settings.vllm_rank,
     )
-    warnings = warnings_of(admitted.base)
+    warnings = warnings_of(admitted.base) + serving_warnings(admitted.spec, settings.vllm_rank)
     return queued(services, tenant_id, admitted.spec, admitted.base, idempotency, warnings=warnings)
 
 

@@ -56,5 +56,6 @@ def _submit(services: Services, tenant_id: str, request: MergeRequest, key: str 
         tenant_id,
         request,
         max_lora_rank=settings.max_lora_rank,
+        vllm_rank=settings.vllm_rank,
     )
     return jobs.queued(services, tenant_id, admitted.spec, admitted.base, idempotency)

@@ -109,6 +109,7 @@ def _submit(
         max_lora_rank=settings.max_lora_rank,
         qlora=settings.can_quantize,
         served=served,
+        vllm_rank=settings.vllm_rank,
     )
     submitted = pipelines.submit(
         tenant_id, spec, stages, queue=settings.queue, idempotency=idempotency

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from api.errors import CannotScore, Invalid
+from api.errors import CannotScore, Invalid, NothingScores
 from api.rendering import base_named, contract_of, renderer_of
 from api.services import Services
 from engine.judging import Unscorable, answer_ids
@@ -34,8 +34,14 @@ def inputs_of(
     """Each answer behind the prompt, as token ids, up to the token that ends the turn.
 
     The same ids that the adapter's training read for a preference row of this prompt and answer.
-    Raises Invalid, RenderError, BaseNotAllowed and BaseUnusable.
+    Raises NothingScores, Invalid, RenderError, BaseNotAllowed and BaseUnusable.
     """
+    if services.settings.generator == "vllm":
+        raise NothingScores(
+            "This service generates through vLLM, which has no scores of Luthier's reward models; "
+            "score with a service whose generator is Luthier's own.",
+            param="adapter_id",
+        )
     renderer = renderer_of(base_named(services.bases, adapter.base_model), contract_of(adapter))
     found: list[Input] = []
     tokens = 0

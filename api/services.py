@@ -49,11 +49,19 @@ def open_services(settings: Settings) -> Services:
         wakeups=open_wakeups(settings.broker_url),
         http=httpx.AsyncClient(
             base_url=settings.inference,
+            headers=_headers(settings),
             timeout=INFERENCE_TIMEOUT,
             limits=INFERENCE_LIMITS,
             trust_env=False,
         ),
     )
+
+
+def _headers(settings: Settings) -> dict[str, str]:
+    key = settings.vllm_api_key
+    if settings.generator != "vllm" or key is None:
+        return {}
+    return {"authorization": f"Bearer {key.get_secret_value()}"}
 
 
 @asynccontextmanager

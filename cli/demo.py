@@ -131,7 +131,14 @@ def _settings(data_dir: Path | None) -> Any:
     own = dict.fromkeys(("database_url", "broker_url", "storage_url", "inference_url"), "")
     folder = settings.data_dir if data_dir else settings.data_dir / "demo"
     return settings.model_copy(
-        update={**own, "data_dir": folder, "port": 0, "inference_port": 0, "host": "127.0.0.1"}
+        update={
+            **own,
+            "generator": "luthier",
+            "data_dir": folder,
+            "port": 0,
+            "inference_port": 0,
+            "host": "127.0.0.1",
+        }
     )
 
 

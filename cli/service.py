@@ -1,4 +1,7 @@
-"""The whole service on one machine: api, worker and inference as children that are looked after."""
+"""The whole service on one machine: api, worker and inference as children that are looked after.
+
+Where vLLM generates, there is no inference: it is started, and looked after, by its operator.
+"""
 
 import threading
 import time
@@ -70,23 +73,24 @@ class Service:
     def _open_sockets(self) -> None:
         given = self._given
         self._sockets = {"api": listen(given.host, given.port, "--port")}
+        port = port_of(self._sockets["api"])
+        self.url = _url(given.host, port)
+        changed: dict[str, object] = {"port": port, "log_format": "json"}
+        if given.generator == "luthier":
+            changed |= self._open_inference()
+        self.settings = given.model_copy(update=changed)
+        self.inference_url = self.settings.inference
+
+    def _open_inference(self) -> dict[str, object]:
+        given = self._given
         try:
-            self._sockets["inference"] = listen(
-                given.inference_host, given.inference_port, "--inference-port"
-            )
+            bound = listen(given.inference_host, given.inference_port, "--inference-port")
         except CommandFailed:
             self._sockets["api"].close()
             raise
-        port, inference_port = port_of(self._sockets["api"]), port_of(self._sockets["inference"])
-        self.url = _url(given.host, port)
-        self.inference_url = _url(given.inference_host, inference_port)
-        changed = {
-            "port": port,
-            "inference_port": inference_port,
-            "inference_url": self.inference_url,
-            "log_format": "json",
-        }
-        self.settings = given.model_copy(update=changed)
+        self._sockets["inference"] = bound
+        port = port_of(bound)
+        return {"inference_port": port, "inference_url": _url(given.inference_host, port)}
 
     def _roles(self) -> list[Role]:
         from jobs.settings import as_environment
@@ -104,11 +108,8 @@ class Service:
             return Role(name, arguments, environment, logs / f"{name}.log", fds, stop_s)
 
         base = [f"--base-model={self._base_model}"] if self._base_model else []
-        return [
-            role("api"),
-            role("inference", *base),
-            role("worker", stop_s=self.settings.drain_s + STOP_S),
-        ]
+        inference = [role("inference", *base)] if "inference" in self._sockets else []
+        return [role("api"), *inference, role("worker", stop_s=self.settings.drain_s + STOP_S)]
 
     def starting(self) -> Iterator[Ready | None]:
         """Each role when it answers, and None at every turn between. Raises CommandFailed."""

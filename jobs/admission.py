@@ -22,6 +22,7 @@ from jobs.grader_models import grader_reward_problems, judge_problems
 from jobs.inputs import INIT, REWARD, inputs_of
 from jobs.mixture import datasets_of, mixture_problems
 from jobs.model import Dataset, JobSpec, checked_id
+from jobs.serving import of_serving
 from jobs.sources import Source, continued, init_problems, reward_problems, source_of
 from jobs.store import Store
 
@@ -54,18 +55,27 @@ def admit(
     max_lora_rank: int,
     qlora: bool = False,
     served: Collection[str] | None = None,
+    vllm_rank: int | None = None,
 ) -> Admitted:
-    """The job as it will run. qlora: whether the workers have what quantizing a base takes.
+    """The job as it will run.
 
-    served: the bases that the inference server has loaded, for judges; None: that is not known.
-
+    qlora: whether the workers have what quantizing a base takes. served: the bases that the
+    inference server has loaded, for judges; None: that is not known. vllm_rank: the highest rank of
+    the vLLM that generates, None where Luthier's own server does.
     Raises NotFound for a dataset or an adapter that the tenant does not have, and SpecInvalid with
     every reason against the job.
     """
     datasets = {f: dataset_named(store, tenant_id, id) for f, id in datasets_of(spec).items()}
     sources = {field: source_named(store, tenant_id, id) for field, id in inputs_of(spec).items()}
     checked = check(
-        bases, spec, datasets, sources, max_lora_rank=max_lora_rank, qlora=qlora, served=served
+        bases,
+        spec,
+        datasets,
+        sources,
+        max_lora_rank=max_lora_rank,
+        qlora=qlora,
+        served=served,
+        vllm_rank=vllm_rank,
     )
     if checked.problems or checked.base is None:
         raise SpecInvalid(list(checked.problems))
@@ -91,6 +101,7 @@ def check(
     max_lora_rank: int,
     qlora: bool,
     served: Collection[str] | None = None,
+    vllm_rank: int | None = None,
 ) -> Checked:
     """Everything against a job that can be said of the inputs that are known."""
     problems: list[SpecProblem] = []
@@ -117,6 +128,7 @@ def check(
     problems += _of_prefix(job)
     problems += _of_quantization(job, qlora)
     problems += judge_problems(job, bases, sources, served)
+    problems += of_serving(job, vllm_rank)
     if base is not None:
         problems += _of_length(job, base)
         problems += _of_modules(job, base)

@@ -12,6 +12,7 @@ from engine.spec import FullPeft, LoraPeft, LowRank, Peft
 from jobs.errors import SpecInvalid, SpecProblem
 from jobs.merge_ranks import layer_problems, rank_problems, result_rank, targets_of
 from jobs.model import Adapter, JobName, MergeSpec, MetadataKey, MetadataValue, checked_id
+from jobs.serving import of_merge_into_base
 from jobs.sources import Source, source_of
 from jobs.store import Store
 
@@ -56,8 +57,9 @@ def admit_merge(
     request: MergeRequest,
     *,
     max_lora_rank: int,
+    vllm_rank: int | None = None,
 ) -> AdmittedMerge:
-    """The merge as it will run.
+    """The merge as it will run. vllm_rank: as for a job (`admit`).
 
     Raises NotFound for an adapter that the tenant does not have, and SpecInvalid with every reason
     against the merge.
@@ -70,12 +72,13 @@ def admit_merge(
         problems += _of_kind(parent, into_base=request.into_base)
         problems += _of_base(parent, parents[0], base)
         problems += _of_contract(parent, parents[0])
+    problems += of_merge_into_base(request.into_base, vllm_rank)
     if problems or base is None:
         raise SpecInvalid(problems)
     pefts = [parent.source.peft for parent in parents]
     low = [peft for peft in pefts if isinstance(peft, LowRank)]
     if not request.into_base:
-        problems += rank_problems(request, low, max_lora_rank)
+        problems += rank_problems(request, low, min(max_lora_rank, vllm_rank or max_lora_rank))
         problems += [] if problems else layer_problems(request, low, base)
     if problems:
         raise SpecInvalid(problems)

@@ -27,6 +27,7 @@ def plan(
     max_lora_rank: int,
     qlora: bool = False,
     served: Collection[str] | None = None,
+    vllm_rank: int | None = None,
 ) -> tuple[PlannedStage, ...]:
     """The stages in the order they were posted in.
 
@@ -41,7 +42,14 @@ def plan(
         stage = spec.stages[name]
         datasets, given = _inputs(store, tenant_id, name, stage, sources, problems)
         checked = check(
-            bases, stage, datasets, given, max_lora_rank=max_lora_rank, qlora=qlora, served=served
+            bases,
+            stage,
+            datasets,
+            given,
+            max_lora_rank=max_lora_rank,
+            qlora=qlora,
+            served=served,
+            vllm_rank=vllm_rank,
         )
         problems += [_at(name, problem) for problem in checked.problems]
         if checked.base is not None:

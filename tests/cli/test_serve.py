@@ -97,3 +97,17 @@ def test_a_setting_that_makes_no_sense_is_named(luthier: Luthier) -> None:
 
     assert "The configuration is not valid." in said
     assert "LUTHIER_PORT: " in said
+
+
+def test_where_vllm_generates_no_inference_server_is_started(luthier: Luthier) -> None:
+    serving = luthier.serve(generator="vllm", vllm_url="http://127.0.0.1:9")
+    try:
+        ready = httpx.get(f"{serving.url}/readyz").json()
+        assert (ready["status"], ready["inference"]) == ("degraded", "unreachable")
+        assert serving.child("inference") is None
+        assert serving.child("worker") is not None
+        said = serving.stop()
+    finally:
+        serving.clear()
+    assert "inference " not in said
+    assert not serving.gone(5)
