@@ -17,11 +17,10 @@ from api.bodies import StrictRoute
 from api.calls import in_thread
 from api.completions import complete, stream
 from api.envelope import Envelope, Wire, absent, json_answer, refusals
-from api.errors import ApiError, CannotGenerate, GeneratorFailed, Invalid, body_of
-from api.paging import known
+from api.errors import ApiError, GeneratorFailed, Invalid, body_of
 from api.rendering import base_named, contract_of, renderer_of
-from api.scoring import REWARD
 from api.services import FromServices, Services
+from api.speaking import base_of, speaker
 from api.vllm import completion_body
 from engine.bases import context_length
 from engine.completions import Choice, Completion, Usage
@@ -40,12 +39,31 @@ HELLO: JsonDict = {
 StopText = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
+SAMPLING = {
+    "max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",
+    "presence_penalty", "frequency_penalty", "seed", "stop", "logprobs",
+}  # fmt: skip
+
+
+class WeightedAdapter(Wire):
+    """One of several adapters whose deltas are added to the base, and how much of it."""
+
+    adapter_id: str = Field(max_length=64)
+    weight: float = Field(1.0, ge=-100, le=100, allow_inf_nan=False)
+
+
 class GenerateBody(Wire):
     """What to answer, by which model, and how to sample."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [HELLO]})
 
     adapter_id: str | None = Field(None, max_length=64)
+    adapters: tuple[WeightedAdapter, ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=8,
+        description="several LoRA adapters of one base, added up; the first one's chat template",
+    )
     base_model: str | None = Field(
         None, max_length=256, description="default: the adapter's, or the first of GET /models"
     )
@@ -57,6 +75,10 @@ class GenerateBody(Wire):
     temperature: float = Field(1.0, ge=0, le=2, description="0: always the likeliest token")
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int | None = Field(None, ge=1, le=1_048_576)
+    min_p: float = Field(0.0, ge=0, le=1, description="of the likeliest token's probability")
+    repetition_penalty: float = Field(1.0, gt=0, le=10, description="over prompt and answer")
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
     seed: int | None = Field(None, ge=0, lt=2**63)
     stop: StopText | Annotated[tuple[StopText, ...], Field(max_length=32)] | None = None
     stream: bool = False
@@ -70,6 +92,8 @@ class GenerateBody(Wire):
             raise ValueError("give exactly one of `prompt` and `messages`")
         if self.messages == ():
             raise ValueError("`messages` is empty; give at least one")
+        if self.adapter_id is not None and self.adapters is not None:
+            raise ValueError("give `adapter_id` or `adapters`, not both")
         return self
 
 
@@ -131,46 +155,42 @@ async def generate(
 def ask(services: Services, tenant_id: str, body: GenerateBody) -> Asked:
     """Render under the adapter's own contract. Raises NotFound, Invalid, RenderError."""
     base_name, contract = body.base_model, None
-    if body.adapter_id is not None:
-        adapter_id = known("adapter", body.adapter_id)
-        adapter = services.store.adapters.get(tenant_id, adapter_id)
-        _check_generates(adapter)
-        base_name, contract = _base_of(adapter, body), contract_of(adapter)
+    adapters = _adapters(services, tenant_id, body)
+    if adapters:
+        base_name, contract = base_of(adapters, body.base_model), contract_of(adapters[0])
     base = base_named(services.bases, base_name)
     renderer = renderer_of(base, contract)
     text = body.prompt if body.messages is None else body.messages
     assert text is not None, "the body has one of the two"
-    sampling = body.model_dump(
-        mode="json",
-        include={"max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "logprobs"},
-    )
-    wire = {name: value for name, value in sampling.items() if value is not None} | {
+    sampling = body.model_dump(mode="json", include=SAMPLING)
+    wire: dict[str, Any] = {
+        name: value for name, value in sampling.items() if value is not None
+    } | {
         "model": body.adapter_id or base.name,
         "prompt": renderer.prompt_ids(text),
         "stop_token_ids": list(renderer.contract.stop_token_ids),
+        "user": tenant_id,
     }
+    if body.adapters is not None:
+        wire["adapters"] = [{"id": a.adapter_id, "weight": a.weight} for a in body.adapters]
     if services.settings.generator == "vllm":
         wire = completion_body(wire, tenant_id, context_length(base.path))
     return Asked(base=base.name, adapter_id=body.adapter_id, body=wire)
 
 
-def _base_of(adapter: Adapter, body: GenerateBody) -> str:
-    if body.base_model not in (None, adapter.base_model):
-        raise Invalid(
-            f"Adapter {adapter.id} belongs to base model {adapter.base_model!r}; leave "
-            "`base_model` out.",
-            param="base_model",
-        )
-    return adapter.base_model
-
-
-def _check_generates(adapter: Adapter) -> None:
-    if adapter.kind == REWARD:
-        raise CannotGenerate(
-            f"Adapter {adapter.id} is a reward model: it scores answers and writes none. Send them "
-            "to POST /score, or name an adapter that generates.",
-            param="adapter_id",
-        )
+def _adapters(services: Services, tenant_id: str, body: GenerateBody) -> list[Adapter]:
+    """Those that the request names, each of them one that generates."""
+    if body.adapter_id is not None:
+        return [speaker(services, tenant_id, body.adapter_id, "adapter_id")]
+    if body.adapters is None:
+        return []
+    if services.settings.generator == "vllm":
+        text = "vLLM takes one adapter a request; make one of several by POST /adapters/merge."
+        raise Invalid(text, param="adapters")
+    return [
+        speaker(services, tenant_id, each.adapter_id, f"adapters.{number}.adapter_id")
+        for number, each in enumerate(body.adapters)
+    ]
 
 
 def _generation(asked: Asked, answer: Completion) -> Generation:

@@ -3,14 +3,8 @@
 import hashlib
 from typing import Any
 
-# vLLM takes what a request leaves open from the base's generation_config.json; these are off.
-NEUTRAL = {
-    "top_k": -1,
-    "min_p": 0.0,
-    "repetition_penalty": 1.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-}
+from engine.completions import NEUTRAL
+
 # vLLM's refusals have their status as `code`.
 CODES = {
     400: "invalid_request",

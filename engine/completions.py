@@ -5,6 +5,14 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 PATH = "/v1/completions"
+# Said in every request, for a server that takes what is left open from its base's own settings.
+NEUTRAL = {
+    "top_k": -1,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
 
 
 class ServerAnswer(BaseModel):

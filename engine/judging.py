@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from engine.completions import NEUTRAL
 from engine.errors import EngineError
 from engine.graders import Question
 from engine.render import Renderer
@@ -24,6 +25,8 @@ def completion_of(question: Question, renderer: Renderer) -> dict[str, Any]:
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "stop_token_ids": list(renderer.contract.stop_token_ids),
+        "ignore_eos": True,  # those of the contract are all there are
+        **NEUTRAL,
         **seed,
     }
 

@@ -57,6 +57,7 @@ class TrainPlan(Spec):
     reward_from: Path | None = None
     grader_models: dict[str, GraderModel] = Field(default_factory=dict)
     generator_url: str = Field("", repr=False)
+    generator_key: str = Field("", repr=False)
     judge_patience_s: float = 120.0
     mixture: tuple[Portion, ...] = ()
     replay: Portion | None = None

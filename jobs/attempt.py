@@ -87,6 +87,7 @@ class Workshop:
     device: Device = "cpu"
     queue: str = "default"
     generator_url: str = ""
+    generator_key: str = field(default="", repr=False)
     judge_patience_s: float = 120.0
     draining: threading.Event = field(default_factory=threading.Event)
 
@@ -195,6 +196,7 @@ class Attempt:
             reward_from=self._fetch_adapter(inputs.get(REWARD), "reward"),
             grader_models=self._grader_models(spec),
             generator_url=self._shop.generator_url,
+            generator_key=self._shop.generator_key,
             judge_patience_s=self._shop.judge_patience_s,
         )
 

@@ -111,6 +111,12 @@ class Settings(BaseSettings):
         return self.inference_url or f"http://{self.inference_host}:{self.inference_port}"
 
     @property
+    def inference_key(self) -> str:
+        """What that asks for as a bearer token; empty: nothing."""
+        key = self.vllm_api_key if self.generator == "vllm" else None
+        return key.get_secret_value() if key else ""
+
+    @property
     def vllm_rank(self) -> int | None:
         """The highest rank that the generator serves, where that is vLLM."""
         return self.vllm_max_lora_rank if self.generator == "vllm" else None

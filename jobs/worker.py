@@ -46,6 +46,7 @@ def run(settings: Settings, launcher: Launcher | None = None) -> None:
             device=settings.device,
             queue=settings.queue,
             generator_url=settings.inference,
+            generator_key=settings.inference_key,
             judge_patience_s=settings.judge_patience_s,
             drain_s=settings.drain_s / 2,  # the rest is for the upload of its checkpoint
         )

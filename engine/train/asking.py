@@ -33,8 +33,9 @@ class Away(EngineError):
 class Generator:
     """Asks the inference server at `url`, which may be away for `patience_s` at a time."""
 
-    def __init__(self, url: str, patience_s: float, link: Link) -> None:
+    def __init__(self, url: str, key: str, patience_s: float, link: Link) -> None:
         self._url, self._patience_s, self._link = url, patience_s, link
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._warned = False
 
     def ask(self, bodies: Sequence[dict[str, Any]]) -> list[Said]:
@@ -53,7 +54,11 @@ class Generator:
     async def _ask(self, bodies: Sequence[dict[str, Any]]) -> list[Said]:
         gate = asyncio.Semaphore(AT_ONCE)
         async with httpx.AsyncClient(
-            base_url=self._url, timeout=TIMEOUT, verify=self._tls, trust_env=False
+            base_url=self._url,
+            headers=self._headers,
+            timeout=TIMEOUT,
+            verify=self._tls,
+            trust_env=False,
         ) as http:
             calls = [asyncio.create_task(self._answer(http, gate, body)) for body in bodies]
             stopped = asyncio.create_task(self._stopped())

@@ -32,7 +32,7 @@ def judging(plan: TrainPlan, grader: Grader, load: Loader, link: Link) -> Judgin
         for number, (name, model) in enumerate(plan.grader_models.items())
         if model.folder is not None
     }
-    generator = Generator(plan.generator_url, plan.judge_patience_s, link)
+    generator = Generator(plan.generator_url, plan.generator_key, plan.judge_patience_s, link)
     return Judges(plan.grader_models, readers, generator)
 
 

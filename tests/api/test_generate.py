@@ -55,11 +55,16 @@ async def test_messages_are_rendered_and_answered(
     }
     (asked,) = inference.asked
     assert text_of(services, asked.pop("prompt")) == "<|user|>say<|end|><|assistant|>"
+    assert asked.pop("user").startswith("tn_")
     assert asked == {
         "model": "tiny",
         "max_tokens": 256,
         "temperature": 1.0,
         "top_p": 1.0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
         "stop_token_ids": [1],
     }
 
@@ -72,6 +77,10 @@ async def test_a_prompt_is_raw_text_and_sampling_goes_through(
         "temperature": 0,
         "top_p": 0.5,
         "top_k": 3,
+        "min_p": 0.1,
+        "repetition_penalty": 1.2,
+        "presence_penalty": 0.5,
+        "frequency_penalty": -0.5,
         "seed": 9,
         "stop": ["\n"],
         "logprobs": 2,
@@ -99,6 +108,26 @@ async def test_an_adapter_speaks_by_its_own_contract(
     assert text_of(services, asked["prompt"]) == "<|user|>Frage: say"
 
 
+async def test_several_adapters_are_asked_for_by_weight(
+    client: httpx.AsyncClient, inference: Inference, services: Services, tmp_path: Path
+) -> None:
+    first = publish_adapter(services, "ours", tmp_path / "a", chat_template=GERMAN)
+    second = publish_adapter(services, "ours", tmp_path / "b")
+    theirs = publish_adapter(services, "theirs", tmp_path / "c")
+    adapters = [{"adapter_id": first}, {"adapter_id": second, "weight": -0.5}]
+    answer = await client.post("/generate", json=HELLO | {"adapters": adapters})
+    assert (answer.status_code, answer.json()["adapter_id"]) == (200, None)
+    (asked,) = inference.asked
+    assert asked["model"] == "tiny"
+    assert asked["adapters"] == [{"id": first, "weight": 1.0}, {"id": second, "weight": -0.5}]
+    assert text_of(services, asked["prompt"]) == "<|user|>Frage: say"
+    foreign = await client.post("/generate", json=HELLO | {"adapters": [{"adapter_id": theirs}]})
+    assert foreign.status_code == 404
+    both = HELLO | {"adapter_id": first, "adapters": adapters}
+    assert (await client.post("/generate", json=both)).status_code == 422
+    assert len(inference.asked) == 1
+
+
 async def test_a_changed_tokenizer_is_refused_not_guessed_around(
     client: httpx.AsyncClient, inference: Inference, services: Services, tmp_path: Path
 ) -> None:
@@ -119,6 +148,11 @@ async def test_a_changed_tokenizer_is_refused_not_guessed_around(
         (HELLO | {"max_tokens": 0}, "max_tokens"),
         (HELLO | {"temperature": 3}, "temperature"),
         (HELLO | {"top_p": 0}, "top_p"),
+        (HELLO | {"min_p": 2}, "min_p"),
+        (HELLO | {"repetition_penalty": 0}, "repetition_penalty"),
+        (HELLO | {"presence_penalty": 3}, "presence_penalty"),
+        (HELLO | {"adapters": []}, "adapters"),
+        (HELLO | {"adapters": [{"adapter_id": "ad_0", "weight": "x"}]}, "adapters.0.weight"),
         (HELLO | {"seed": 2**63}, "seed"),
         (HELLO | {"base_model": "gpt-9"}, "base_model"),
     ],

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from starlette.responses import JSONResponse
 
 from api.services import Services
+from engine.completions import NEUTRAL
 from tests.api.inference import USAGE, Inference
 from tests.api.making import publish_adapter
 from tests.api.test_generate import text_of
@@ -191,6 +192,8 @@ async def test_a_judge_is_asked_by_its_own_template(
         "top_p": 1.0,
         "seed": 3,
         "stop_token_ids": [1],
+        "ignore_eos": True,
+        **NEUTRAL,
     }
 
 

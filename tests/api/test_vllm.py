@@ -52,6 +52,7 @@ async def test_vllm_is_told_all_that_it_would_take_from_elsewhere(
     (asked,) = inference.asked
     assert all(isinstance(token, int) for token in asked.pop("prompt"))
     assert asked.pop("cache_salt")
+    assert asked.pop("user").startswith("tn_")
     assert asked == {
         "model": adapter_id,
         "max_tokens": 256,

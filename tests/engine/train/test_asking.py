@@ -64,7 +64,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def generator(url: str, link: Reports, patience_s: float = 5.0) -> Generator:
-    return Generator(url, patience_s, link)  # type: ignore[arg-type]  # as Link is
+    return Generator(url, "", patience_s, link)  # type: ignore[arg-type]  # as Link is
 
 
 def bodies(count: int) -> list[dict[str, Any]]:
