@@ -7,7 +7,7 @@ VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env check format test env-vllm test-vllm demo serve bench methods-table clean
+.PHONY: help env check format test env-vllm test-vllm demo serve bench bench-infer methods-table clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -58,6 +58,9 @@ serve: $(READY)  ## the whole service on this machine, until Ctrl-C
 
 bench: $(READY)  ## how long a client waits, measured on this machine
 	$(BIN)/python -m benchmarks.latency
+
+bench-infer: $(READY)  ## many adapters at once, against peft, transformers and vLLM, into docs/benchmarks.md
+	$(BIN)/python -m benchmarks.inference $(ARGS)
 
 methods-table: $(READY)  ## every method with every PEFT kind, measured, into docs/methods.md
 	$(BIN)/python -m benchmarks.methods $(ARGS)
