@@ -59,6 +59,7 @@ class LoraBank:
         self._aimed: tuple[int, int, int] | None = None
         self._last: tuple[int, list[object]] | None = None
         self._parts: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._inputs: tuple[torch.Tensor, torch.Tensor] | None = None
         self._rows = slice(0, 0)
         self._names: frozenset[str] = frozenset()
         self._lengthened: frozenset[str] = frozenset()
@@ -89,12 +90,20 @@ class LoraBank:
         if name not in self._names:
             return None
         lora_a, lora_b = self._part(name)
-        plain = output.float()
+        delta = torch.bmm(torch.bmm(self._in_float(inputs), lora_a), lora_b)
         if name in self._lengthened:
             offset, outputs = self._layout.outputs[name]
             gain = self._gains[self._rows, None, offset : offset + outputs]
-            plain = plain + gain * (plain if bias is None else plain - bias)
-        return torch.baddbmm(plain, torch.bmm(inputs.float(), lora_a), lora_b).to(output.dtype)
+            delta.addcmul_(gain, (output if bias is None else output - bias).float())
+        return output.add_(delta)
+
+    def _in_float(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The inputs in float32. Layers side by side, as those of attention, share theirs."""
+        if inputs.dtype == torch.float32:
+            return inputs
+        if self._inputs is None or self._inputs[0] is not inputs:
+            self._inputs = (inputs, inputs.float())
+        return self._inputs[1]
 
     def _part(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """A transposed [n, in, r] and B [n, r, out] of the rows that are aimed at."""
