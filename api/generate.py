@@ -22,6 +22,7 @@ from api.paging import known
 from api.rendering import base_named, contract_of, renderer_of
 from api.scoring import REWARD
 from api.services import FromServices, Services
+from engine.response_format import ResponseFormat
 from engine.rows import Message
 from jobs.model import Adapter, new_id
 
@@ -59,6 +60,9 @@ class GenerateBody(Wire):
     stream: bool = False
     logprobs: int | None = Field(
         None, ge=0, le=20, description="of each token and of this many others"
+    )
+    response_format: ResponseFormat | None = Field(
+        None, description="what the text is kept to; default: nothing"
     )
 
     @model_validator(mode="after")
@@ -149,8 +153,17 @@ def ask(services: Services, tenant_id: str, body: GenerateBody) -> Asked:
             "model": body.adapter_id or base.name,
             "prompt": renderer.prompt_ids(text),
             "stop_token_ids": list(renderer.contract.stop_token_ids),
-        },
+        }
+        | _kept_to(body),
     )
+
+
+def _kept_to(body: GenerateBody) -> dict[str, Any]:
+    """The format as Luthier's server and vLLM take it; text needs none."""
+    format = body.response_format
+    if format is None or format.type == "text":
+        return {}
+    return {"response_format": format.model_dump(mode="json", exclude_none=True)}
 
 
 def _base_of(adapter: Adapter, body: GenerateBody) -> str:

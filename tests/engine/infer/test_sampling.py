@@ -45,7 +45,8 @@ def test_a_token_of_no_probability_is_never_drawn() -> None:
 
 def test_the_order_of_equal_logits_does_not_change_between_draws() -> None:
     drawn = [
-        [choose(torch.zeros(1, 50), [Sampler(Sampling(top_p=0.9, seed=seed), 0)])[0]
+        [
+            choose(torch.zeros(1, 50), [Sampler(Sampling(top_p=0.9, seed=seed), 0)])[0]
             for seed in range(20)
         ]
         for _ in range(2)
