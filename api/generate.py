@@ -24,6 +24,7 @@ from api.speaking import base_of, speaker
 from api.vllm import completion_body
 from engine.bases import context_length
 from engine.completions import Choice, Completion, Usage
+from engine.response_format import ResponseFormat
 from engine.rows import Message
 from jobs.model import Adapter, new_id
 
@@ -84,6 +85,9 @@ class GenerateBody(Wire):
     stream: bool = False
     logprobs: int | None = Field(
         None, ge=0, le=20, description="of each token and of this many others"
+    )
+    response_format: ResponseFormat | None = Field(
+        None, description="what the text is kept to; default: nothing"
     )
 
     @model_validator(mode="after")
@@ -170,6 +174,7 @@ def ask(services: Services, tenant_id: str, body: GenerateBody) -> Asked:
         "prompt": renderer.prompt_ids(text),
         "stop_token_ids": list(renderer.contract.stop_token_ids),
         "user": tenant_id,
+        **_kept_to(body),
     }
     if body.adapters is not None:
         wire["adapters"] = [{"id": a.adapter_id, "weight": a.weight} for a in body.adapters]
@@ -191,6 +196,14 @@ def _adapters(services: Services, tenant_id: str, body: GenerateBody) -> list[Ad
         speaker(services, tenant_id, each.adapter_id, f"adapters.{number}.adapter_id")
         for number, each in enumerate(body.adapters)
     ]
+
+
+def _kept_to(body: GenerateBody) -> dict[str, Any]:
+    """The format as Luthier's server and vLLM take it; text needs none."""
+    format = body.response_format
+    if format is None or format.type == "text":
+        return {}
+    return {"response_format": format.model_dump(mode="json", exclude_none=True)}
 
 
 def _generation(asked: Asked, answer: Completion) -> Generation:

@@ -44,7 +44,7 @@ def satisfied(schema: dict[str, Any], value: Any) -> bool:
 def problems_in(schema: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Where in a schema something is wrong ("" is the schema itself), and what."""
     try:
-        size, listed = len(json.dumps(schema)), list(_subschemas(schema))
+        size, listed = len(json.dumps(schema)), list(subschemas(schema))
     except (ValueError, RecursionError) as error:
         yield "", f"The schema cannot be read: {error}."
         return
@@ -97,8 +97,8 @@ def _in_part(
             yield at(place), f"This is no pattern: {error}."
 
 
-def _subschemas(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every schema in a schema with its path. Raises ValueError when there are too many."""
+def subschemas(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every schema in a schema with its path, the whole first. Raises ValueError: too many."""
     waiting: list[tuple[tuple[str, ...], Any]] = [((), schema)]
     seen = 0
     while waiting:
@@ -128,12 +128,17 @@ def _resolves(reference: str, listed: list[tuple[str, dict[str, Any]]]) -> bool:
     """Whether a reference names one of the schemas that were looked at; the first is the whole."""
     if not reference.startswith("#"):
         return False
-    resolver = REGISTRY.resolver_with_root(DRAFT202012.create_resource(listed[0][1]))
     try:
-        found = resolver.lookup(reference).contents
+        found = referred(reference, listed[0][1])
     except (Unresolvable, ValueError):  # an index that is no number
         return False
     return isinstance(found, bool) or any(found is part for _, part in listed)
+
+
+def referred(reference: str, schema: dict[str, Any]) -> Any:
+    """What a reference inside a schema leads to. Raises Unresolvable and ValueError."""
+    resolver = REGISTRY.resolver_with_root(DRAFT202012.create_resource(schema))
+    return resolver.lookup(reference).contents
 
 
 @lru_cache(maxsize=64)

@@ -17,6 +17,8 @@ from engine.infer.composition import together
 from engine.infer.errors import RequestInvalid
 from engine.infer.events import EventQueue
 from engine.infer.generator import Failed, Generator, Output, Scored, SequenceRequest
+from engine.infer.grammar import Grammar
+from engine.infer.grammars import Grammars
 from engine.infer.loader import Served
 from engine.infer.metrics import Metrics
 from engine.infer.prompt import EncodedPrompt, encode_prompt, room_for
@@ -62,8 +64,9 @@ class Completions:
         residency: Residency,
         admission: Admission,
         metrics: Metrics,
+        grammars: Grammars,
     ) -> None:
-        self._tokenizer, self._generator = tokenizer, generator
+        self._tokenizer, self._generator, self._grammars = tokenizer, generator, grammars
         self._residency, self._admission, self._metrics = residency, admission, metrics
 
     async def run(
@@ -76,10 +79,11 @@ class Completions:
         """
         asked = time.monotonic()
         with self._admission.hold(len(body.prompts) * body.n, param="n"):
+            grammar = await self._grammar_of(body)
             async with self._use(body) as served:
                 _check_generates(served)
                 prompts = await self._encode(body)
-                answer, requests = self._plan(body, served, prompts)
+                answer, requests = self._plan(body, served, prompts, grammar)
                 self._metrics.tokens_in.inc(answer.prompt_tokens)
                 events = EventQueue()
                 tickets = [
@@ -93,6 +97,12 @@ class Completions:
                 finally:
                     for ticket in tickets:
                         ticket.cancel()
+
+    async def _grammar_of(self, body: CompletionRequest) -> Grammar | None:
+        if body.kept_to is None:
+            return None
+        schema, param = body.kept_to
+        return await self._grammars.get(schema, param)
 
     @asynccontextmanager
     async def _use(self, body: CompletionRequest) -> AsyncIterator[Served]:
@@ -146,7 +156,11 @@ class Completions:
         return await asyncio.to_thread(encode)
 
     def _plan(
-        self, body: CompletionRequest, served: Served, prompts: list[EncodedPrompt]
+        self,
+        body: CompletionRequest,
+        served: Served,
+        prompts: list[EncodedPrompt],
+        grammar: Grammar | None,
     ) -> tuple[Answer, list[SequenceRequest]]:
         """A sequence and a choice for each of the n continuations of each prompt."""
         stops = frozenset(body.stop_token_ids or ())
@@ -174,6 +188,7 @@ class Completions:
                         score_prompt=body.echo and body.logprobs is not None,
                         tenant=body.user or "",
                         scope=json.dumps([body.user, served.name]),
+                        grammar=grammar,
                     )
                 )
         return answer, requests

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from engine.infer.grammar import Grammar
 from engine.infer.head import ScoreHead
 from engine.infer.lora import LoraWeights
 from engine.infer.model import ServedModel
@@ -29,6 +30,7 @@ class SequenceRequest:
     ahead: bool = False  # a probe: does not wait behind the clients' sequences
     tenant: str = ""  # whose it is: they take turns
     scope: str | None = None  # who may reuse what the prompt begins with; None: nobody
+    grammar: Grammar | None = None  # what the answer is kept to
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,9 @@ class Sequence:
     def __init__(self, request: SequenceRequest, sink: Sink, tokenizer: Tokenizer) -> None:
         self.request, self.ticket = request, Ticket()
         self.arrived = time.monotonic()
-        self.sampler = Sampler(request.sampling, request.index, request.prompt_ids)
+        grammar = request.grammar
+        matcher = grammar.matcher(request.stop_token_ids) if grammar is not None else None
+        self.sampler = Sampler(request.sampling, request.index, request.prompt_ids, matcher)
         self._sink = sink
         self._tokens = list(request.prompt_ids)
         self._to_feed = len(self._tokens)
@@ -100,6 +102,9 @@ class Sequence:
     def take(self, token: int, logits: torch.Tensor) -> bool:
         """Send the token that was chosen from logits [vocabulary]; False when it is the last."""
         request = self.request
+        if self.sampler.fault is not None:
+            self.fail(self.sampler.fault)
+            return False
         self._tokens.append(token)
         self.sampler.note(token)
         score = None
@@ -133,6 +138,8 @@ class Sequence:
             return self._rest("", Finish("stop", token))
         made = self._detokenizer.push(token)
         self._length += len(made)
+        if self.sampler.is_over:
+            return self._rest(made, Finish("stop"))
         if self.made >= request.max_tokens:
             return self._rest(made, Finish("length"))
         text = self._stops.push(made)

@@ -19,6 +19,7 @@ from engine.infer.batching import kv_tokens, shapes_for_rows
 from engine.infer.completions import Completions
 from engine.infer.connection import ClientGone, RequestIds
 from engine.infer.errors import ModelUnusable
+from engine.infer.grammars import Grammars
 from engine.infer.loader import Loader, Served
 from engine.infer.metrics import Metrics
 from engine.infer.model import default_stop_token_ids, load_model
@@ -69,6 +70,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         base = await asyncio.to_thread(_load_base, base_name, base_path, chosen, max_context, dtype)
         tokenizer = _load_tokenizer(base_path)
+        grammars = await asyncio.to_thread(Grammars, tokenizer)
         metrics = Metrics()
         scheduler = Scheduler(
             tokenizer,
@@ -100,7 +102,7 @@ def create_app(
             base=base,
             scheduler=scheduler,
             residency=residency,
-            completions=Completions(tokenizer, scheduler, residency, admission, metrics),
+            completions=Completions(tokenizer, scheduler, residency, admission, metrics, grammars),
             scores=Scores(scheduler, residency, admission, metrics),
             metrics=metrics,
             started_at=int(time.time()),
@@ -113,6 +115,7 @@ def create_app(
             await asyncio.to_thread(scheduler.stop)
             await residency.close()
             loader.close()
+            grammars.close()
 
     app = FastAPI(lifespan=lifespan, title="Luthier inference", docs_url=None, redoc_url=None)
     app.add_middleware(RequestIds)

@@ -1,15 +1,27 @@
 """The body of POST /v1/completions, as OpenAI and vLLM have it."""
 
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    Json,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from engine.infer.errors import RequestInvalid
 from engine.infer.sampling import Sampling
+from engine.response_format import ResponseFormat
 
 M = TypeVar("M", bound=BaseModel)
 TokenId = Annotated[int, Field(ge=0)]
 StopString = Annotated[str, Field(min_length=1, max_length=1024)]
+_ANY_OBJECT: dict[str, JsonValue] = {"type": "object"}
+_NESTED = ("response_format", "structured_outputs")  # their fields are named to the end
 _PROMPT_FORMS = "must be a string, a list of token ids, or a list of either"
 
 
@@ -28,6 +40,21 @@ class WeightedAdapter(BaseModel):
 
     id: str
     weight: float = Field(1.0, ge=-100, le=100, allow_inf_nan=False)
+
+
+class StructuredOutputs(BaseModel):
+    """vLLM's way to say what an answer is kept to: a JSON schema, as JSON or as a text of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    json_: dict[str, JsonValue] | Json[dict[str, JsonValue]] | None = Field(None, alias="json")
+    json_object: Literal[True] | None = None
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Self:
+        if (self.json_ is None) == (self.json_object is None):
+            raise PydanticCustomError("structured_outputs", "give one of `json` and `json_object`")
+        return self
 
 
 class CompletionRequest(BaseModel):
@@ -61,11 +88,15 @@ class CompletionRequest(BaseModel):
     return_token_ids: bool = False
     adapters: Annotated[list[WeightedAdapter], Field(min_length=1, max_length=8)] | None = None
     user: str | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options needs stream to be true")
+        if self.response_format is not None and self.structured_outputs is not None:
+            raise ValueError("give one of response_format and structured_outputs")
         if self.max_tokens == 0 and not self.echo:
             raise ValueError("max_tokens 0 only scores the prompt; set echo too, or generate more")
         return self
@@ -81,6 +112,20 @@ class CompletionRequest(BaseModel):
     @property
     def stops(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def kept_to(self) -> tuple[dict[str, JsonValue], str] | None:
+        """The schema of the answer, and the field that it came in."""
+        asked, format = self.structured_outputs, self.response_format
+        if asked is not None:
+            if asked.json_ is not None:
+                return asked.json_, "structured_outputs.json"
+            return dict(_ANY_OBJECT), "structured_outputs.json_object"
+        if format is None or format.type == "text":
+            return None
+        if format.json_schema is not None:
+            return format.json_schema.schema_, "response_format.json_schema.schema"
+        return dict(_ANY_OBJECT), "response_format"
 
     @property
     def sampling(self) -> Sampling:
@@ -111,11 +156,11 @@ def parse_request(kind: type[M], body: bytes) -> M:
 def _explain(error: ValidationError) -> RequestInvalid:
     problems: dict[str, str] = {}
     for each in error.errors(include_url=False, include_context=False, include_input=False):
-        if each["type"] == "json_invalid":
+        if each["type"] == "json_invalid" and not each["loc"]:
             return RequestInvalid(
                 f"The body is not JSON: {each['msg']}.", param=None, code="malformed_json"
             )
-        field = str(each["loc"][0]) if each["loc"] else "body"
+        field = _field_of(each["loc"])
         text = (
             "is not a field of this request" if each["type"] == "extra_forbidden" else each["msg"]
         )
@@ -128,3 +173,11 @@ def _explain(error: ValidationError) -> RequestInvalid:
         code="unknown_field" if unknown else "invalid_value",
         status=422,
     )
+
+
+def _field_of(location: tuple[int | str, ...]) -> str:
+    if not location:
+        return "body"
+    if location[0] not in _NESTED:
+        return str(location[0])
+    return ".".join(str(part) for part in location if str(part).isidentifier())

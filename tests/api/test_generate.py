@@ -16,6 +16,13 @@ from tests.api.making import publish_adapter
 pytestmark = pytest.mark.anyio
 
 HELLO = {"messages": [{"role": "user", "content": "say"}]}
+KEPT: dict[str, Any] = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "answer",
+        "schema": {"type": "object", "properties": {"b": {"const": None}, "a": {}}},
+    },
+}
 GERMAN = "{% for m in messages %}<|user|>Frage: {{ m.content }}{% endfor %}"
 
 
@@ -94,6 +101,25 @@ async def test_a_prompt_is_raw_text_and_sampling_goes_through(
     assert {name: asked[name] for name in sampling} == sampling
 
 
+@pytest.mark.parametrize(
+    ("format", "passed_on"),
+    [
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, {"type": "json_object"}),
+        (KEPT, KEPT),
+        (KEPT | {"json_schema": KEPT["json_schema"] | {"strict": None}}, KEPT),
+    ],
+)
+async def test_a_format_goes_through_as_the_inference_servers_take_it(
+    client: httpx.AsyncClient, inference: Inference, format: Any, passed_on: Any
+) -> None:
+    for stream in (False, True):
+        body = HELLO | {"response_format": format, "stream": stream}
+        assert (await client.post("/generate", json=body)).status_code == 200
+    assert [asked.get("response_format") for asked in inference.asked] == [passed_on, passed_on]
+    assert json.dumps(inference.asked[0].get("response_format")) == json.dumps(passed_on)
+
+
 async def test_an_adapter_speaks_by_its_own_contract(
     client: httpx.AsyncClient, inference: Inference, services: Services, tmp_path: Path
 ) -> None:
@@ -155,6 +181,18 @@ async def test_a_changed_tokenizer_is_refused_not_guessed_around(
         (HELLO | {"adapters": [{"adapter_id": "ad_0", "weight": "x"}]}, "adapters.0.weight"),
         (HELLO | {"seed": 2**63}, "seed"),
         (HELLO | {"base_model": "gpt-9"}, "base_model"),
+        (HELLO | {"response_format": "json"}, "response_format"),
+        (HELLO | {"response_format": {"type": "xml"}}, "response_format.type"),
+        (HELLO | {"response_format": {"type": "json_schema"}}, "response_format"),
+        (HELLO | {"response_format": KEPT | {"type": "text"}}, "response_format"),
+        (
+            HELLO | {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
+            "response_format.json_schema.schema",
+        ),
+        (
+            HELLO | {"response_format": KEPT | {"json_schema": {"name": "a b", "schema": {}}}},
+            "response_format.json_schema.name",
+        ),
     ],
 )
 async def test_what_cannot_be_asked_is_refused_at_its_field(
