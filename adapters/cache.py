@@ -17,8 +17,8 @@ from storage.files import make_folder
 from storage.keys import adapter_pointer
 from storage.objects import ObjectStore, StorageUnavailable
 
-# How long a deleted adapter is still handed out. Servers ask again after a second, so that it is gone
-# from all of them within five.
+# How long a deleted adapter is still handed out. Servers ask again after a second, so that it is
+# gone from all of them within five.
 _STALE_S = 3.5
 _IN_USE_S = 30.0  # a folder just handed out is being read: not evicted, even over budget
 

@@ -1,4 +1,4 @@
-"""What may be written next: a JSON schema over a vocabulary, by llguidance (docs/adr/0009)."""
+"""What may be written next: a JSON schema over a vocabulary, by llguidance (docs/adr/0012)."""
 
 import threading
 import time
