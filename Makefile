@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env check format test demo serve bench methods-table clean
+.PHONY: help env check format test demo serve bench bench-memory methods-table clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -41,6 +41,9 @@ serve: $(READY)  ## the whole service on this machine, until Ctrl-C
 
 bench: $(READY)  ## how long a client waits, measured on this machine
 	$(BIN)/python -m benchmarks.latency
+
+bench-memory: $(READY)  ## PPO's peak memory against SFT's, on a base of 135M
+	$(BIN)/python -m benchmarks.ppo_memory
 
 methods-table: $(READY)  ## every method with every PEFT kind, measured, into docs/methods.md
 	$(BIN)/python -m benchmarks.methods $(ARGS)
