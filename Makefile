@@ -7,7 +7,7 @@ VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env check format test env-vllm test-vllm demo serve bench bench-infer methods-table clean
+.PHONY: help env check format test env-vllm test-vllm demo serve bench bench-infer bench-memory methods-table clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -61,6 +61,8 @@ bench: $(READY)  ## how long a client waits, measured on this machine
 
 bench-infer: $(READY)  ## many adapters at once, against peft, transformers and vLLM, into docs/benchmarks.md
 	$(BIN)/python -m benchmarks.inference $(ARGS)
+bench-memory: $(READY)  ## PPO's peak memory against SFT's, on a base of 135M
+	$(BIN)/python -m benchmarks.ppo_memory
 
 methods-table: $(READY)  ## every method with every PEFT kind, measured, into docs/methods.md
 	$(BIN)/python -m benchmarks.methods $(ARGS)

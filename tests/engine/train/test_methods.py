@@ -201,7 +201,16 @@ def test_a_run_is_cancelled_and_paused_within_a_step(
     assert [p.name for p in (tmp_path / "pause" / "kept").iterdir()] == [f"checkpoint-{first}"]
 
 
-GOING_ON = [(m, p) for m, p in CONTRACT if m.type in ("sft", "dpo") or p in (PROMPT, PREFIX)]
+GOING_ON: list[tuple[Method, Peft]] = [
+    (SftMethod(**OFFLINE), LORA),
+    (SftMethod(**OFFLINE), QLORA),
+    (SftMethod(**OFFLINE), FULL),
+    (SftMethod(**OFFLINE), PROMPT),
+    (DpoMethod(**OFFLINE), PROMPT),
+    (KtoMethod(**OFFLINE), PREFIX),
+    (OrpoMethod(**OFFLINE), PREFIX),
+    (GrpoMethod(**ONLINE, num_generations=2, beta=0.1), PROMPT),
+]
 
 
 @pytest.mark.parametrize(
@@ -210,7 +219,7 @@ GOING_ON = [(m, p) for m, p in CONTRACT if m.type in ("sft", "dpo") or p in (PRO
 def test_a_run_goes_on_from_the_adapter_it_is_given(
     base: Path, reward_model: Path, tmp_path: Path, method: Method, peft: Peft
 ) -> None:
-    given = inputs(method, reward_model)
+    given = inputs(method, reward_model, base)
     start, _ = train(base, tmp_path / "start", SftMethod(**OFFLINE), peft)
     still = method.model_copy(update={"learning_rate": 1e-30})
     same, _ = train(base, tmp_path / "still", still, peft, init_from=start.path, **given)
