@@ -61,6 +61,7 @@ bench: $(READY)  ## how long a client waits, measured on this machine
 
 bench-infer: $(READY)  ## many adapters at once, against peft, transformers and vLLM, into docs/benchmarks.md
 	$(BIN)/python -m benchmarks.inference $(ARGS)
+
 bench-memory: $(READY)  ## PPO's peak memory against SFT's, on a base of 135M
 	$(BIN)/python -m benchmarks.ppo_memory
 
