@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.infer import kernel
+
 if TYPE_CHECKING:
     from engine.infer.lora import LoraWeights
 
@@ -49,11 +51,18 @@ class Layout:
 
 
 class LoraBank:
-    """Row i has the LoRA of row i of the batch. In float32, also where the base is in bfloat16."""
+    """Row i has the LoRA of row i of the batch.
 
-    def __init__(self, layout: Layout, device: torch.device) -> None:
+    In float32, also where the base is in bfloat16; there, on a CPU, in bfloat16 for the kernel.
+    """
+
+    def __init__(self, layout: Layout, device: torch.device, dtype: torch.dtype) -> None:
         self._layout, self._device = layout, device
-        self._weights = torch.zeros(0, 0, layout.width, device=device)
+        quick = device.type == "cpu" and dtype == torch.bfloat16
+        self._kernel = kernel.load() if quick else None
+        self._dtype = torch.float32 if self._kernel is None else dtype
+        self._weights = torch.zeros(0, 0, layout.width, dtype=self._dtype, device=device)
+        self._aimed_rows: kernel.Rows | None = None
         self._gains = torch.zeros(0, layout.gains, device=device)
         self._held: list[object] = []  # the key of each row's LoRA, None, or _UNKNOWN
         self._aimed: tuple[int, int, int] | None = None
@@ -76,6 +85,9 @@ class LoraBank:
             if self._held[row] is not key:
                 self._held[row] = key
                 self._put(row, lora)
+        if self._kernel is not None:
+            mine = self._weights[first : first + len(loras)]
+            self._aimed_rows = kernel.Rows.of(mine, [lora.rank if lora else 0 for lora in loras])
         aimed = (first, len(loras), rank)
         if aimed != self._aimed:
             self._aimed, self._parts = aimed, {}
@@ -89,7 +101,12 @@ class LoraBank:
         """The layer's output [n, length, out] with each row's delta; None where nobody has one."""
         if name not in self._names:
             return None
-        lora_a, lora_b = self._part(name)
+        if self._kernel is not None and inputs.shape[1] == 1 and name not in self._lengthened:
+            assert self._aimed_rows is not None
+            offset = self._layout.places[name][0]
+            self._kernel.add(inputs[:, 0].contiguous(), self._aimed_rows, offset, output[:, 0])
+            return output
+        lora_a, lora_b = (weights.float() for weights in self._part(name))
         delta = torch.bmm(torch.bmm(self._in_float(inputs), lora_a), lora_b)
         if name in self._lengthened:
             offset, outputs = self._layout.outputs[name]
@@ -131,7 +148,7 @@ class LoraBank:
         if rows <= has_rows and rank <= has_rank:
             return
         grown = (max(rows, has_rows), max(rank, has_rank), width)
-        self._weights = torch.zeros(grown, device=self._device)
+        self._weights = torch.zeros(grown, dtype=self._dtype, device=self._device)
         self._gains = torch.zeros(grown[0], self._layout.gains, device=self._device)
         self._held = [_UNKNOWN] * grown[0]
         self._aimed, self._parts = None, {}

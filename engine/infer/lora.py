@@ -66,7 +66,7 @@ class LinearLayers:
     `layout` has all of them but the one that makes logits, which is wide and hardly ever trained.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         self.shapes: dict[str, tuple[int, int]] = {}  # module name -> (in, out)
         self._layers: dict[str, nn.Module] = {}
         self._active: LoraWeights | None = _NOBODY  # None: whoever the rows of the bank have
@@ -83,7 +83,7 @@ class LinearLayers:
         self.layout = Layout(
             {name: shape for name, shape in self.shapes.items() if self._layers[name] is not head}
         )
-        self.bank = LoraBank(self.layout, device)
+        self.bank = LoraBank(self.layout, device, dtype)
 
     def activate(self, lora: LoraWeights | None) -> None:
         """From now on all rows get this adapter's delta; None: nobody's."""

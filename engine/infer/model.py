@@ -31,7 +31,7 @@ class ServedModel:
         self._body = model.base_model  # what is below a head
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
-        self.layers = LinearLayers(model, self.device)
+        self.layers = LinearLayers(model, self.device, self.dtype)
         config = model.config.get_text_config(decoder=True)
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
         self.width = int(config.hidden_size)
