@@ -11,9 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
-
+from benchmarks.llama import NAME, llama_135m
 from benchmarks.methods import DATA, Bench
 from cli.client import Client
 from cli.dataset import send
@@ -22,7 +20,6 @@ from cli.service import Service
 from jobs.settings import REPO, Settings
 
 TINY = REPO / "examples" / "models" / "luthier-tiny"
-NAME = "llama-135m"
 BAR = 1.6
 BATCH, PROMPT, ANSWER = 8, 64, 64
 COMMON: dict[str, Any] = {"per_device_batch_size": BATCH, "max_steps": 3}
@@ -32,19 +29,8 @@ def make_base(folder: Path) -> Path:
     """The tiny model's tokenizer and template on a Llama of 135M parameters, random weights."""
     shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     told = json.loads((folder / "config.json").read_text())
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=576,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        intermediate_size=1536,
-        vocab_size=49_152,
-        tie_word_embeddings=True,
-        max_position_embeddings=told["max_position_embeddings"],
-        **{name: told.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    kept = ("max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
+    llama_135m(**{name: told.get(name) for name in kept}).save_pretrained(folder)
     return folder
 
 

@@ -17,7 +17,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from benchmarks.inference.world import ADAPTERS, CONTEXT, NAME, RANK, World
+from benchmarks.inference.world import ADAPTERS, CONTEXT, RANK, World
+from benchmarks.llama import NAME
 from cli.family import listen, port_of
 from engine.infer.batching import kv_tokens, shapes_for_rows
 from engine.infer.generator import Failed, Output, SequenceRequest

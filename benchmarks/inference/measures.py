@@ -20,7 +20,8 @@ from benchmarks.inference.contenders import (
     vllm,
 )
 from benchmarks.inference.figures import Figure
-from benchmarks.inference.world import ADAPTERS, NAME, World, prompts
+from benchmarks.inference.world import ADAPTERS, World, prompts
+from benchmarks.llama import NAME
 from engine.infer.lora import load_lora
 from engine.infer.model import load_model
 

@@ -13,7 +13,8 @@ def main() -> None:
     import structlog
     import uvicorn
 
-    from benchmarks.inference.world import NAME, World
+    from benchmarks.inference.world import World
+    from benchmarks.llama import NAME
     from engine.infer.server import create_app
 
     level = structlog.make_filtering_bound_logger(logging.ERROR)

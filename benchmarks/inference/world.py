@@ -8,11 +8,12 @@ from random import Random
 import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from benchmarks.llama import VOCABULARY, llama_135m
 
 ADAPTERS, RANK = 32, 8
-VOCABULARY, CONTEXT = 49_152, 2048
-NAME = "llama-135m"
+CONTEXT = 2048
 
 
 @dataclass(frozen=True)
@@ -40,21 +41,8 @@ class World:
 def make(root: Path) -> World:
     """Write it all; the same numbers every time."""
     world = World(root)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=576,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        intermediate_size=1536,
-        vocab_size=VOCABULARY,
-        tie_word_embeddings=True,
-        max_position_embeddings=CONTEXT,
-        bos_token_id=1,
-        eos_token_id=1,
-        pad_token_id=0,
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(world.base)
+    ends = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
+    llama_135m(max_position_embeddings=CONTEXT, **ends).save_pretrained(world.base)
     _write_tokenizer(world.base)
     for number in range(ADAPTERS):
         torch.manual_seed(number)
