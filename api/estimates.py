@@ -19,8 +19,8 @@ from engine.spec import Method, Peft
 from jobs.admission import admit
 from jobs.estimating import estimate_job
 from jobs.inputs import inputs_of
-from jobs.mixture import Replay, Weighted, datasets_of
-from jobs.model import JobSpec
+from jobs.mixture import datasets_of
+from jobs.model import JobSpec, Replay, Weighted
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
 

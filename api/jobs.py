@@ -23,8 +23,8 @@ from engine.spec import Method, Peft
 from jobs.admission import admit
 from jobs.idempotency import Idempotency
 from jobs.inputs import grader_of, inputs_of
-from jobs.mixture import Replay, Weighted, datasets_of
-from jobs.model import Job, JobError, JobSpec, Progress, Status, Timings, Work
+from jobs.mixture import datasets_of
+from jobs.model import Job, JobError, JobSpec, Progress, Replay, Status, Timings, Weighted, Work
 from jobs.serving import serving_warnings
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)

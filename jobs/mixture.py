@@ -1,44 +1,16 @@
 """The datasets that a job learns from: which fields name them, and what speaks against them."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pydantic import Field
-
-from engine.frozen import Spec
 from jobs.errors import SpecProblem
-
-if TYPE_CHECKING:
-    from jobs.model import Dataset, JobSpec
+from jobs.model import Dataset, JobSpec
 
 DATASET, REPLAY = "dataset", "replay.dataset"
 MIXED_METHOD = "sft"
 
 
-class Weighted(Spec):
-    """A dataset of a mixture. Its rows are `weight` over the sum of all weights of an epoch.
-
-    An epoch has as many rows as all of the datasets together, without those that are held out. One
-    whose share is smaller than itself is read on from epoch to epoch, one whose share is larger is
-    repeated, each in an order that the job's seed draws; no row comes again before all others of
-    its dataset came as often.
-    """
-
-    dataset: str = Field(min_length=1, max_length=64)
-    weight: float = Field(1.0, gt=0, le=1e6, allow_inf_nan=False)
-
-
-class Replay(Spec):
-    """Rows of an earlier task, against forgetting it: `ratio` times the other rows of an epoch.
-
-    They come on top of those, one at least, read on from epoch to epoch as in a mixture.
-    """
-
-    dataset: str = Field(min_length=1, max_length=64)
-    ratio: float = Field(0.1, gt=0, le=10, allow_inf_nan=False)
-
-
-def datasets_of(spec: "JobSpec") -> dict[str, str]:
+def datasets_of(spec: JobSpec) -> dict[str, str]:
     """What the job learns from, by the field that names it; what is replayed last."""
     named = {DATASET: spec.dataset} if spec.dataset is not None else {}
     for i, part in enumerate(spec.mixture or ()):
@@ -48,7 +20,7 @@ def datasets_of(spec: "JobSpec") -> dict[str, str]:
     return named
 
 
-def share_of(spec: "JobSpec", field: str) -> float:
+def share_of(spec: JobSpec, field: str) -> float:
     """The weight of what a field names, or its ratio; 1 where it is alone."""
     if field == REPLAY:
         assert spec.replay is not None
@@ -65,7 +37,7 @@ def named_in(spec: Mapping[str, Any]) -> set[str]:
     return {part["dataset"] for part in parts if part.get("dataset")}
 
 
-def mixture_problems(spec: "JobSpec", datasets: Mapping[str, "Dataset"]) -> Iterator[SpecProblem]:
+def mixture_problems(spec: JobSpec, datasets: Mapping[str, Dataset]) -> Iterator[SpecProblem]:
     """Why these datasets cannot be learned from together."""
     for field, given in (("mixture", spec.mixture), ("replay", spec.replay)):
         if given is not None and spec.method.type != MIXED_METHOD:

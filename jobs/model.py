@@ -21,7 +21,6 @@ from engine.merging import MergeMethod
 from engine.rows import DatasetFormat, RowType
 from engine.spec import LoraPeft, Method, Peft
 from jobs.errors import NotFound
-from jobs.mixture import Replay, Weighted
 
 
 class Status(StrEnum):
@@ -68,6 +67,29 @@ def checked_id(kind: str, id: str) -> str:
 JobName = Annotated[str, StringConstraints(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+
+
+class Weighted(Spec):
+    """A dataset of a mixture. Its rows are `weight` over the sum of all weights of an epoch.
+
+    An epoch has as many rows as all of the datasets together, without those that are held out. One
+    whose share is smaller than itself is read on from epoch to epoch, one whose share is larger is
+    repeated, each in an order that the job's seed draws; no row comes again before all others of
+    its dataset came as often.
+    """
+
+    dataset: str = Field(min_length=1, max_length=64)
+    weight: float = Field(1.0, gt=0, le=1e6, allow_inf_nan=False)
+
+
+class Replay(Spec):
+    """Rows of an earlier task, against forgetting it: `ratio` times the other rows of an epoch.
+
+    They come on top of those, one at least, read on from epoch to epoch as in a mixture.
+    """
+
+    dataset: str = Field(min_length=1, max_length=64)
+    ratio: float = Field(0.1, gt=0, le=10, allow_inf_nan=False)
 
 
 class JobSpec(Spec):
