@@ -87,7 +87,8 @@ class LoraBank:
                 self._put(row, lora)
         if self._kernel is not None:
             mine = self._weights[first : first + len(loras)]
-            self._aimed_rows = kernel.Rows.of(mine, [lora.rank if lora else 0 for lora in loras])
+            ranks = [lora.rank if lora else 0 for lora in loras]
+            self._aimed_rows = self._kernel.rows(mine, ranks)
         aimed = (first, len(loras), rank)
         if aimed != self._aimed:
             self._aimed, self._parts = aimed, {}

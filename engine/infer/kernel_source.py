@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import njit, prange, types
+from numba import config, njit, prange, set_num_threads, types
 from numba.extending import intrinsic
 
 _WORD = ir.IntType(32)
@@ -35,6 +35,11 @@ def _round(_: Any, number: Any) -> Any:
 
 _widened: Any = intrinsic(_widen)
 _rounded: Any = intrinsic(_round)
+
+
+def limit_threads(threads: int) -> None:
+    """How many the calling thread's calls may use."""
+    set_num_threads(min(threads, config.NUMBA_NUM_THREADS))
 
 
 @njit(

@@ -32,7 +32,7 @@ def test_it_is_the_sum_in_float32_rounded_once(
     inner = torch.einsum("ni,nri->nr", inputs.double(), lora_a) * counts
     exact = output.double() + torch.einsum("nr,nro->no", inner, lora_b)
     before = output.clone()
-    compiled.add(inputs, kernel.Rows.of(weights, ranks), offset, output)
+    compiled.add(inputs, compiled.rows(weights, ranks), offset, output)
     # Half of the distance of two neighbours in bfloat16, and some float32 rounding.
     assert torch.all((output.double() - exact).abs() <= exact.abs() * 2**-8 + 1e-4)
     assert torch.equal(output[1], before[1])
@@ -42,11 +42,11 @@ def test_what_is_not_a_number_stays_so(compiled: kernel.Kernel) -> None:
     weights = torch.ones(2, 1, 4).bfloat16()
     weights[1] = float("nan")
     output = torch.ones(2, 2).bfloat16()
-    compiled.add(torch.ones(2, 2).bfloat16(), kernel.Rows.of(weights, [1, 1]), 0, output)
+    compiled.add(torch.ones(2, 2).bfloat16(), compiled.rows(weights, [1, 1]), 0, output)
     assert torch.equal(output[0], torch.full((2,), 3.0).bfloat16())
     assert output[1].isnan().all()
     output.fill_(float("inf"))
-    compiled.add(torch.ones(2, 2).bfloat16(), kernel.Rows.of(weights, [1, 0]), 0, output)
+    compiled.add(torch.ones(2, 2).bfloat16(), compiled.rows(weights, [1, 0]), 0, output)
     assert output.isinf().all()
 
 
