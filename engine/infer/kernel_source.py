@@ -39,7 +39,8 @@ _rounded: Any = intrinsic(_round)
 
 def limit_threads(threads: int) -> None:
     """How many the calling thread's calls may use."""
-    set_num_threads(min(threads, config.NUMBA_NUM_THREADS))
+    most: int = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # set when it is imported
+    set_num_threads(min(threads, most))
 
 
 @njit(
