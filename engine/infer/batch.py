@@ -5,7 +5,7 @@ Rows [0, decoding) choose a token a step; the rows after them still have a promp
 
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import compress, count
 
 import structlog
 import torch
@@ -94,7 +94,7 @@ class Batch:
     def step(self) -> None:
         """Feed a piece of what waits, then choose a token for each row that is ready."""
         for row in [row for row in self._rows if row.sequence.ticket.cancelled]:
-            self._wipe(row)
+            self._remove(row)
         if len(self._rows) > self._decoding:
             self._prefill()
         self._grow()
@@ -137,13 +137,14 @@ class Batch:
         if logits is None:
             return
         own = logits.split([len(places) for places in wanted])
+        for row, piece in zip(rows, pieces, strict=True):
+            row.length += len(piece)  # before one of them leaves, and another moves to its place
+        good = [all(are_numbers(mine)) for mine in own]
+        self._end_diverged(rows, good)
         ready = []
-        for row, piece, mine in zip(rows, pieces, own, strict=True):
-            row.length += len(piece)
-            if not all(are_numbers(mine)):
-                self._end_diverged(row)
-            elif not row.sequence.fed(len(piece), mine):
-                self._wipe(row)
+        for row, piece, mine in compress(zip(rows, pieces, own, strict=True), good):
+            if not row.sequence.fed(len(piece), mine):
+                self._remove(row)
             elif not row.sequence.waiting:
                 self._keep_beginning(row)
                 ready.append((row, mine[-1]))
@@ -180,9 +181,7 @@ class Batch:
         for row in rows:
             row.length += 1
         good = are_numbers(logits)
-        for row, is_number in zip(rows, good, strict=True):
-            if not is_number:
-                self._end_diverged(row)
+        self._end_diverged(rows, good)
         if not all(good):
             kept = [i for i, is_number in enumerate(good) if is_number]
             rows, logits = [rows[i] for i in kept], logits[kept]
@@ -211,7 +210,7 @@ class Batch:
                 row.sequence.fail(
                     GenerationFailed("The model failed on this request; see the log.")
                 )
-                self._wipe(row)
+            self._wipe(rows)
             return None
 
     def _feed(self, first: int, rows: list[Row], pieces: list[list[int]]) -> Feed:
@@ -244,7 +243,7 @@ class Batch:
             if self._make_room(len(self._rows), longest + 1):
                 return
             youngest = max(self._rows, key=lambda row: row.order)
-            self._wipe(youngest)
+            self._remove(youngest)
             youngest.sequence.restart()
             self.turned_out.append(youngest.sequence)
             self._metrics.turned_out.inc()
@@ -274,14 +273,18 @@ class Batch:
             self._rows[at], self._rows[target] = other, row
         self._decoding += 1
 
-    def _end_diverged(self, row: Row) -> None:
-        row.sequence.fail(diverged())
-        self._wipe(row)
+    def _end_diverged(self, rows: list[Row], good: list[bool]) -> None:
+        bad = [row for row, is_number in zip(rows, good, strict=True) if not is_number]
+        for row in bad:
+            row.sequence.fail(diverged())
+        self._wipe(bad)
 
-    def _wipe(self, row: Row) -> None:
-        """Remove it, and what may not be numbers with it."""
-        self._cache.wipe(self._rows.index(row))
-        self._remove(row)
+    def _wipe(self, rows: list[Row]) -> None:
+        """Remove them, and what may not be numbers first: a row that moves leaves a copy behind."""
+        for row in rows:
+            self._cache.wipe(self._rows.index(row))
+        for row in rows:
+            self._remove(row)
 
     def _remove(self, row: Row) -> None:
         """Close the gap: the last that decodes takes its place, and the last of all that one's."""
@@ -300,8 +303,8 @@ class Batch:
 
 
 def _wanted(sequence: Sequence, piece: list[int]) -> range:
-    """The places of a piece after which the logits are needed."""
-    if sequence.scores_prompt:
-        return range(len(piece))
-    is_last = len(piece) == sequence.waiting and sequence.to_come > 0
-    return range(len(piece) - 1, len(piece)) if is_last else range(0)
+    """The places of a piece after which the logits are needed.
+
+    Of every piece the last: a row that is not a number must not stay until its prompt is fed.
+    """
+    return range(0 if sequence.scores_prompt else len(piece) - 1, len(piece))

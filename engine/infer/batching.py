@@ -1,5 +1,7 @@
 """Whether a model's stock forward can run rows of several sequences: tried, not looked up."""
 
+from collections.abc import Sequence
+
 import structlog
 import torch
 from transformers import DynamicCache
@@ -14,7 +16,7 @@ from engine.infer.slots import Feed, LayerShape, SlotCache, layer_shapes
 log = structlog.get_logger()
 
 _LENGTHS = (9, 7)  # of two prompts that share a batch
-_PIECE = 6  # what is fed of them at first
+_FIRST = (6, 2)  # what is fed of each at first: rows are rarely at the same position
 _RANK = 2
 # The largest difference of a logit, in standard deviations of all of them, taken for rounding.
 _ROUNDING = {torch.float32: 2e-3, torch.float64: 2e-3}
@@ -29,6 +31,7 @@ def shapes_for_rows(model: ServedModel) -> tuple[LayerShape, ...] | None:
     its sequences runs by itself. Call it before the engine runs the model.
     """
     try:
+        _check_rotations(model)
         with torch.inference_mode():
             shapes = _shapes(model)
             difference = _difference(model, shapes)
@@ -76,6 +79,20 @@ def _sound_bytes(device: torch.device) -> int:
     return free // 2
 
 
+def _check_rotations(model: ServedModel) -> None:
+    """Raises ValueError where a long row would turn the positions of all the others too.
+
+    LongRoPE (Ding et al. 2024, https://arxiv.org/abs/2402.13753) has frequencies for short texts
+    and others for long ones, and Transformers chooses by the longest of a batch.
+    """
+    config = model.part("config").get_text_config(decoder=True)
+    ropes = getattr(config, "rope_parameters", None) or {}
+    for rope in (ropes, *(each for each in ropes.values() if isinstance(each, dict))):
+        short = rope.get("original_max_position_embeddings", 0)
+        if rope.get("rope_type") == "longrope" and short < model.context_length:
+            raise ValueError(f"beyond {short} tokens its rotations change, for all rows at once")
+
+
 def _shapes(model: ServedModel) -> list[LayerShape]:
     cache = model.new_cache()
     model.forward([0], cache, None, keep=1)
@@ -93,12 +110,12 @@ def _difference(model: ServedModel, shapes: list[LayerShape]) -> float:
         shapes, tokens=2 * capacity, max_rows=2, dtype=model.dtype, device=model.device
     )
     found: dict[tuple[int, int], torch.Tensor] = {}  # by row and place
-    for begin in (0, _PIECE):
-        pieces = [ids[begin : begin + _PIECE] for ids in prompts]
+    for begins, ends in (((0, 0), _FIRST), (_FIRST, _LENGTHS)):
+        pieces = [ids[b:e] for ids, b, e in zip(prompts, begins, ends, strict=True)]
         places = [(row, i) for row, piece in enumerate(pieces) for i in range(len(piece))]
-        feed = _feed(pieces, begin, capacity, model.device)
+        feed = _feed(pieces, begins, capacity, model.device)
         made = model.forward_rows(feed, cache, loras, torch.tensor(places, device=model.device))
-        found |= {(row, begin + i): own for (row, i), own in zip(places, made, strict=True)}
+        found |= {(row, begins[row] + i): own for (row, i), own in zip(places, made, strict=True)}
     differences = []
     for row, (lora, prompt) in enumerate(zip(loras, prompts, strict=True)):
         alone = model.forward(prompt, model.new_cache(), lora, keep=len(prompt)).float()
@@ -107,15 +124,18 @@ def _difference(model: ServedModel, shapes: list[LayerShape]) -> float:
     return float(torch.stack(differences).amax())
 
 
-def _feed(pieces: list[list[int]], begin: int, capacity: int, device: torch.device) -> Feed:
+def _feed(
+    pieces: list[list[int]], begins: Sequence[int], capacity: int, device: torch.device
+) -> Feed:
     longest = max(map(len, pieces))
     ids = [piece + [0] * (longest - len(piece)) for piece in pieces]
     places = [
         [*range(begin, begin + len(piece)), *[capacity - 1] * (longest - len(piece))]
-        for piece in pieces
+        for begin, piece in zip(begins, pieces, strict=True)
     ]
+    seen = max(begin + len(piece) for begin, piece in zip(begins, pieces, strict=True))
     at = torch.tensor(places, device=device)
-    return Feed(0, torch.tensor(ids, device=device), at, at == capacity - 1, begin + longest)
+    return Feed(0, torch.tensor(ids, device=device), at, at == capacity - 1, seen)
 
 
 def _random_lora(layout: Layout, device: torch.device, random: torch.Generator) -> LoraWeights:

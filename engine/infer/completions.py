@@ -110,11 +110,10 @@ class Completions:
             async with self._residency.use(body.model) as served:
                 yield served
             return
-        async with self._residency.use(body.model) as base:
-            names = [each.id for each in body.adapters]
-            weights = [each.weight for each in body.adapters]
-            async with self._residency.use_all(names) as parts:
-                yield await asyncio.to_thread(together, base, parts, weights)
+        names = [body.model, *(each.id for each in body.adapters)]
+        weights = [each.weight for each in body.adapters]
+        async with self._residency.use_all(names) as (base, *parts):
+            yield await asyncio.to_thread(together, base, parts, weights)
 
     async def _follow(
         self, answer: Answer, events: EventQueue, asked: float

@@ -90,17 +90,16 @@ class ServedModel:
         cache.aim(feed)
         self._picked = wanted
         try:
-            output = (self._model if len(wanted) else self._body)(
+            output = self._model(
                 input_ids=feed.ids,
-                position_ids=feed.positions,
+                # Padding is written beyond what positions a model may know.
+                position_ids=feed.positions.masked_fill(feed.is_padding, 0),
                 attention_mask=self._masks(feed),
                 past_key_values=cache,
                 use_cache=True,
             )
         finally:
             self._picked = None
-        if not len(wanted):
-            return torch.empty(0, self.vocabulary, device=self.device)
         logits: torch.Tensor = output.logits[0]
         return logits
 
@@ -122,7 +121,7 @@ class ServedModel:
 
     def _pick(self, body: Any, inputs: Any, output: Any) -> Any:
         """Leave of the hidden states those whose logits are wanted: the head is a large layer."""
-        if self._picked is None or not len(self._picked):
+        if self._picked is None:
             return None
         hidden = output.last_hidden_state
         output.last_hidden_state = hidden[self._picked[:, 0], self._picked[:, 1]][None]

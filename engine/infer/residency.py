@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence, Set
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -50,6 +50,7 @@ class _Slot(Seat):
         self.name = name
         self.room: Room | None = None
         self.load: asyncio.Task[Served]
+        self.own: ServedModel | None = None  # a model of its own, once it is read
         self.recheck: asyncio.Task[None] | None = None
         self.checked_at = 0.0
         self.deleted = False
@@ -99,14 +100,19 @@ class Residency:
         if name == self._base.name:
             yield self._base
             return
+        async with self._pinned(name) as slot:
+            yield slot.load.result()
+
+    @asynccontextmanager
+    async def _pinned(self, name: str) -> AsyncIterator[_Slot]:
         slot = self._slots.get(name) or self._open(name)
         slot.pins += 1
         try:
-            served = await asyncio.shield(slot.load)
+            await asyncio.shield(slot.load)
             await self._recheck(slot)
             if slot.room:
                 slot.room.touch(slot)
-            yield served
+            yield slot
         finally:
             slot.pins -= 1
             if slot.room:
@@ -116,16 +122,25 @@ class Residency:
     @asynccontextmanager
     async def use_all(self, names: Sequence[str]) -> AsyncIterator[list[Served]]:
         """Several at once. Raises what `use` does, and RequestInvalid where they are too many."""
-        if len(set(names)) > self._max_resident:
-            raise RequestInvalid(
-                f"This server keeps {self._max_resident} adapters in memory; name fewer.",
-                param="adapters",
-                code="too_many_adapters",
-            )
+        others = set(names) - {self._base.name}
+        if len(others) > self._max_resident:
+            raise _too_many(f"{self._max_resident} adapters")
+        await self._check_fit(others)
         async with AsyncExitStack() as stack:
             async with self._gathering:  # who has some and waits for more must be the only one
                 served = [await stack.enter_async_context(self.use(name)) for name in names]
             yield served
+
+    async def _check_fit(self, names: Set[str]) -> None:
+        """Each by itself, to know its size: of too many together, some would wait for the rest."""
+        sizes: dict[Room, list[int]] = {}
+        for name in names:
+            async with self._pinned(name) as slot:
+                assert slot.room is not None, "it is loaded"
+                sizes.setdefault(slot.room, []).append(slot.size_bytes)
+        for room, taken in sizes.items():
+            if not room.could_seat(taken):
+                raise _too_many(room.limits)
 
     def resident(self) -> list[str]:
         """The names of the adapters that are ready."""
@@ -192,6 +207,7 @@ class Residency:
         await room.take(slot, found.size_bytes)
         slot.room = room
         served = await self._loader.read(slot.name, found)
+        slot.own = served.model if served.model is not self._base.model else None
         await self._verify(served, found)
         slot.ready = True
         room.changed(slot)
@@ -245,8 +261,8 @@ class Residency:
         if slot.room:
             slot.room.leave(slot)
             self._count()
-        if slot.ready and slot.load.result().model is not self._base.model:
-            self._forget_model(slot.load.result().model)
+        if slot.own is not None:
+            self._forget_model(slot.own)
 
     def _forget(self, seat: Seat) -> None:
         """A room turned this one out."""
@@ -258,3 +274,11 @@ class Residency:
     def _count(self) -> None:
         for kind, room in self._rooms.items():
             self._metrics.resident.labels(kind).set(len(room))
+
+
+def _too_many(limits: str) -> RequestInvalid:
+    return RequestInvalid(
+        f"This server keeps {limits} in memory; name fewer.",
+        param="adapters",
+        code="too_many_adapters",
+    )

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 
 class Seat:
@@ -33,6 +33,16 @@ class Room:
 
     def __len__(self) -> int:
         return len(self._seated) + len(self._leaving)
+
+    @property
+    def limits(self) -> str:
+        most = f"{self._max_seats} adapters"
+        return most if self.max_bytes is None else f"{most} or {self.max_bytes} bytes of them"
+
+    def could_seat(self, sizes: Collection[int]) -> bool:
+        """Whether seats of these sizes could be there at once."""
+        enough = self.max_bytes is None or sum(sizes) <= self.max_bytes
+        return len(sizes) <= self._max_seats and enough
 
     async def take(self, seat: Seat, size_bytes: int) -> None:
         """Seat it, once there is room. Its size must be within max_bytes."""

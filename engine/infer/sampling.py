@@ -169,7 +169,8 @@ def _draw(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[int]:
             every, where = probabilities[i].sort(descending=True, stable=True)
             cut = _cut(every, settings[i], is_all=True)
         assert cut is not None
-        tokens[i] = int(where[_invert(cut[None], [points[i]])[0]])
+        by_id = where[: len(cut)].argsort()  # rounding may swap tokens that are equally likely
+        tokens[i] = int(where[by_id[_invert(cut[by_id][None], [points[i]])[0]]])
     return tokens
 
 
@@ -192,9 +193,9 @@ def _cut(ordered: torch.Tensor, sampling: Sampling, *, is_all: bool = False) -> 
         is_all = True
     if sampling.top_p >= 1:
         return kept if is_all else None
-    total = float(kept.sum()) if is_all else 1.0 if not sampling.min_p else None
-    if total is None:
-        return None
+    if not is_all and (sampling.min_p > 0 or sampling.top_k > 0):
+        return None  # what the nucleus is a part of is known of all tokens alone
+    total = float(kept.sum()) if is_all else 1.0
     before = kept.cumsum(-1) - kept
     beyond = (before >= sampling.top_p * total) & (before > 0)
     if not is_all and not bool(beyond[-1]):

@@ -114,8 +114,8 @@ class Scheduler:
         try:
             with torch.inference_mode():
                 while self._admit():
-                    for batch in self._batches.values():
-                        batch.step()
+                    for model, batch in self._batches.items():
+                        self._step(model, batch)
                     self._turns = [turn for turn in self._turns if self._took(turn)]
         except BaseException:
             log.exception("engine.died")
@@ -134,10 +134,18 @@ class Scheduler:
             while self._probes and self._enters(self._probes[0]):
                 self._probes.popleft()
             self._waiting.drop_cancelled()
-            self._waiting.let_in(self._sequences(), self._has_room_for)
+            if not self._probes:  # else those who need less room would keep it from them for ever
+                self._waiting.let_in(self._sequences(), self._has_room_for)
             while self._scoring and self.running < self._max_running:
                 self._turns.append(self._scoring.popleft())
             return not self._stopping
+
+    def _step(self, model: ServedModel, batch: Batch) -> None:
+        try:
+            batch.step()
+        except Exception:  # the edge of these requests: their failure must not end the others
+            log.exception("engine.batch_failed", model=model.name, sequences=len(batch))
+            batch.fail(_failed())
 
     def _has_work(self) -> bool:
         return bool(self._probes or self._waiting or self._scoring or self.running)
@@ -150,13 +158,18 @@ class Scheduler:
         return True
 
     def _enters(self, work: Sequence | Scoring) -> bool:
-        """Begin it; False where its model's batch has no room for it now."""
+        """Begin it, or fail it; False where its model's batch has no room for it now."""
         if isinstance(work, Scoring):
             self._turns.append(work)
             return True
-        batch = self._batch_of(work.request.model)
-        if batch is not None and batch.takes(work):
-            return batch.join(work)
+        try:
+            batch = self._batch_of(work.request.model)
+            if batch is not None and batch.takes(work):
+                return batch.join(work)
+        except Exception:  # the edge of a request, such as memory that is not to be had
+            log.exception("engine.sequence_failed", model=work.request.model.name)
+            work.fail(_failed())
+            return True
         if batch is not None:
             log.warning("engine.adapter_not_batched", model=work.request.model.name)
         self._turns.append(Alone(work, self._prefill_chunk))
@@ -177,7 +190,7 @@ class Scheduler:
     def _take_back(self) -> None:
         """Sequences that lost their room wait again, before all others."""
         for batch in self._batches.values():
-            for sequence in reversed(batch.turned_out):
+            for sequence in batch.turned_out:  # the youngest left first
                 self._waiting.put_back(sequence)
             batch.turned_out.clear()
 
@@ -199,7 +212,7 @@ class Scheduler:
             turn.fail(error)
         except Exception:  # the edge of a request: its failure must not end the others
             log.exception("engine.sequence_failed", model=turn.request.model.name)
-            turn.fail(GenerationFailed("The model failed on this request; see the log."))
+            turn.fail(_failed())
         return False
 
     def _fail_all(self) -> None:
@@ -214,6 +227,10 @@ class Scheduler:
             self._probes.clear()
             self._waiting.clear()
             self._scoring.clear()
+
+
+def _failed() -> GenerationFailed:
+    return GenerationFailed("The model failed on this request; see the log.")
 
 
 def _stopped() -> GenerationFailed:

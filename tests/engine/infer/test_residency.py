@@ -328,3 +328,47 @@ def test_patterns_of_rank_and_alpha_are_those_of_peft(own_world: World) -> None:
     assert json.loads((folder / "adapter_config.json").read_bytes())["rank_pattern"]
     with serve(own_world) as client:  # the probes come from peft's own forward
         complete(client, model="ad_x", prompt=SENTENCES[0], max_tokens=2)
+
+
+def test_a_full_model_that_is_refused_leaves_nothing_in_the_engine(own_world: World) -> None:
+    folder = own_world.add_full("ad_full", seed=2)
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest["probes"][0]["logprobs"][0] += 1.0
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with serve(own_world) as client:
+        assert error_of(ask(client, "ad_full"))["code"] == "adapter_mismatch"
+        engine = engine_of(client)
+        until(lambda: engine.scheduler._batches.keys() <= {engine.base.model})
+
+
+@pytest.mark.parametrize(
+    ("names", "options"),
+    [
+        (["ad_rank4", "ad_rank8"], {"max_resident_bytes": 60_000}),
+        (["ad_full", "ad_second"], {"max_full_models": 1}),
+    ],
+    ids=["bytes", "full models"],
+)
+def test_adapters_that_have_no_room_together_are_refused_and_hold_nobody_up(
+    names: list[str], options: dict[str, int], world: World
+) -> None:
+    if not (world.root / "ad_second").is_dir():
+        world.add_full("ad_second", seed=11)
+    body = {"model": BASE_NAME, **SHORT}
+    with serve(world, **options) as client:
+        for given in (names, names[:1]):
+            adapters = {"adapters": [{"id": name} for name in given]}
+            answer = client.post("/v1/completions", json=body | adapters, timeout=20)
+            if given == names:
+                assert error_of(answer)["code"] == "too_many_adapters"
+        assert answer.status_code == (200 if names[0] == "ad_rank4" else 422)
+
+
+def test_an_adapter_named_as_the_model_of_several_does_not_wait_for_itself(world: World) -> None:
+    adapters = {"adapters": [{"id": "ad_rank8"}]}
+    with serve(world, max_resident=1) as client:
+        body = {"model": "ad_rank4", **SHORT}
+        answer = client.post("/v1/completions", json=body | adapters, timeout=20)
+        assert error_of(answer)["code"] == "too_many_adapters"
+        body["model"] = BASE_NAME
+        assert client.post("/v1/completions", json=body | adapters).status_code == 200

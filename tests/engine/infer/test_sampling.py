@@ -4,6 +4,13 @@ from collections import Counter
 
 import pytest
 import torch
+from transformers import (
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from engine.infer.sampling import Sampler, Sampling, choose, score_tokens
 
@@ -65,3 +72,50 @@ def test_scores_are_log_softmax_and_finite() -> None:
     best = expected[2].topk(2)
     assert [token for token, _ in scores[2].top] == best.indices.tolist()
     assert [value for _, value in scores[2].top] == pytest.approx(best.values.tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("top_k", [5, 255, 300, 900])
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 0.99])
+@pytest.mark.parametrize("repetition_penalty", [1.0, 1.7])
+def test_the_tokens_that_may_be_drawn_are_those_of_transformers(
+    top_k: int, top_p: float, repetition_penalty: float
+) -> None:
+    logits = torch.randn(1000, generator=torch.Generator().manual_seed(0)) * 2
+    prompt = tuple(range(0, 1000, 3))
+    processors = LogitsProcessorList(
+        [
+            RepetitionPenaltyLogitsProcessor(repetition_penalty),
+            TemperatureLogitsWarper(1.5),
+            TopKLogitsWarper(top_k),
+            TopPLogitsWarper(top_p),
+        ]
+    )
+    scores = processors(torch.tensor([prompt]), logits[None].clone())[0]
+    sampling = Sampling(1.5, top_p, top_k, seed=0, repetition_penalty=repetition_penalty)
+    every = [_PointedAt(sampling, prompt, place / 500) for place in range(500)]
+    drawn = set(choose(logits.expand(500, -1), every))
+    expected = {token for token in range(1000) if scores[token] > -float("inf")}
+    assert drawn <= expected
+    likely = scores.softmax(-1) > 2 / 500
+    assert drawn >= {token for token in expected if likely[token]}
+
+
+class _PointedAt(Sampler):
+    """Draws the token at a given place among the probabilities."""
+
+    def __init__(self, sampling: Sampling, prompt: tuple[int, ...], place: float) -> None:
+        super().__init__(sampling, 0, prompt)
+        self._place = place
+
+    def point(self) -> float:
+        return self._place
+
+
+def test_rounding_that_swaps_equally_likely_tokens_changes_nothing_that_is_drawn() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 5.0 * (torch.rand(400, generator=generator) < 0.5)
+    rounded = logits + torch.rand(400, generator=generator) * 1e-6
+    sampling = Sampling(top_k=int(logits.count_nonzero()), seed=0)
+    every = [_PointedAt(sampling, (), (place + 0.5) / 50) for place in range(50)]
+    drawn = [choose(each.expand(50, -1), every) for each in (logits, rounded)]
+    assert drawn[0] == drawn[1]

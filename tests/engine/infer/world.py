@@ -70,6 +70,21 @@ ARCHITECTURES: dict[str, Callable[[], Any]] = {
 # Of which a batch cannot be made.
 UNLIKE: dict[str, Callable[[], Any]] = {
     "bloom": lambda: transformers.BloomConfig(hidden_size=48, n_layer=2, n_head=4, vocab_size=512),
+    # It counts positions from the end of the longest row.
+    "gpt-neo": lambda: transformers.GPTNeoConfig(
+        hidden_size=48,
+        num_layers=2,
+        num_heads=4,
+        attention_types=[[["global", "local"], 1]],
+        vocab_size=512,
+    ),
+    # A long row would change the rotations of all.
+    "longrope": lambda: transformers.Phi3Config(
+        **_LLAMA_LIKE,
+        pad_token_id=0,
+        original_max_position_embeddings=128,
+        rope_scaling={"type": "longrope", "short_factor": [1.0] * 6, "long_factor": [4.0] * 6},
+    ),
 }
 TARGETS = {
     "gpt2": ["c_attn", "c_proj", "c_fc"],
