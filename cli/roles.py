@@ -111,6 +111,7 @@ def _inference_app(settings: "Settings", base_model: str | None) -> Any:
         max_resident=settings.inference_max_resident,
         max_resident_bytes=settings.inference_resident_bytes,
         kv_bytes=settings.inference_kv_bytes,
+        lora_bytes=settings.inference_lora_bytes,
         dtype=None if auto else settings.inference_dtype,
     )
 

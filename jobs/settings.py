@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     inference_kv_bytes: int = Field(
         0, ge=0, description="attention state; 0: half of what a GPU has free, 2 GiB on a CPU"
     )
+    inference_lora_bytes: int = Field(
+        4 << 30, ge=0, description="the LoRAs of the batch's rows, all of its highest rank"
+    )
     inference_max_resident: int = Field(64, ge=1, description="adapters in memory, at most")
     inference_resident_bytes: int = Field(4 << 30, ge=0, description="of the adapters in memory")
     adapter_cache_bytes: int = Field(10 << 30, ge=0)

@@ -22,7 +22,8 @@ from benchmarks.llama import NAME
 from cli.family import listen, port_of
 from engine.infer.batching import kv_tokens, shapes_for_rows
 from engine.infer.generator import Failed, Output, SequenceRequest
-from engine.infer.lora import LoraWeights, load_lora
+from engine.infer.lora import LoraWeights
+from engine.infer.lora_folder import load_lora
 from engine.infer.metrics import Metrics
 from engine.infer.model import load_model
 from engine.infer.scheduler import Scheduler

@@ -22,7 +22,7 @@ from benchmarks.inference.contenders import (
 from benchmarks.inference.figures import Figure
 from benchmarks.inference.world import ADAPTERS, World, prompts
 from benchmarks.llama import NAME
-from engine.infer.lora import load_lora
+from engine.infer.lora_folder import load_lora
 from engine.infer.model import load_model
 
 TOKENS, PROMPT = 64, 16

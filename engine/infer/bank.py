@@ -1,63 +1,26 @@
-"""The LoRAs of the rows of a batch, side by side in one tensor, so that a layer adds all at once.
+"""The LoRAs of the rows of a batch, side by side in one tensor: a layer adds them all at once."""
 
-A LoRA is packed as [rank, width]: for every linear layer `in` columns of A and `out` of B
-transposed. Then one of rank r is put into a row by one copy, whatever the ranks of the others are,
-and a layer's part of all rows is a view.
-"""
-
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 
 from engine.infer import kernel
+from engine.infer.lora import Layout, LoraWeights
 
-if TYPE_CHECKING:
-    from engine.infer.lora import LoraWeights
-
-
+MAX_BYTES = 4 << 30
 _UNKNOWN = object()  # what a row holds that has to be written before it is used
-
-
-class Layout:
-    """Where each linear layer's part is in a packed LoRA.
-
-    shapes: by name (in, out).
-    """
-
-    def __init__(self, shapes: Mapping[str, tuple[int, int]]) -> None:
-        self.places: dict[str, tuple[int, int, int]] = {}  # name -> (offset, in, out)
-        self.outputs: dict[str, tuple[int, int]] = {}  # name -> (offset, out) among all outputs
-        self.width = self.gains = 0
-        for name, (n_in, n_out) in shapes.items():
-            self.places[name] = (self.width, n_in, n_out)
-            self.outputs[name] = (self.gains, n_out)
-            self.width += n_in + n_out
-            self.gains += n_out
-
-    def pack_gains(self, gains: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """What each output is multiplied by, less 1: [all outputs]."""
-        some = next(iter(gains.values()))
-        packed = torch.zeros(self.gains, dtype=torch.float32, device=some.device)
-        for name, gain in gains.items():
-            offset, outputs = self.outputs[name]
-            packed[offset : offset + outputs] = gain - 1
-        return packed
-
-    def part(self, packed: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """The views A [n, r, in] and B [n, r, out] of a layer in [n, r, width]."""
-        offset, n_in, n_out = self.places[name]
-        return packed[..., offset : offset + n_in], packed[..., offset + n_in :][..., :n_out]
 
 
 class LoraBank:
     """Row i has the LoRA of row i of the batch.
 
-    In float32, also where the base is in bfloat16; there, on a CPU, in bfloat16 for the kernel.
+    In float32, also where the base is in bfloat16; there, on a CPU, in bfloat16 for the kernel. All
+    rows have the highest rank of any, within `max_bytes`.
     """
 
     def __init__(self, layout: Layout, device: torch.device, dtype: torch.dtype) -> None:
         self._layout, self._device = layout, device
+        self.max_bytes = MAX_BYTES
         quick = device.type == "cpu" and dtype == torch.bfloat16
         self._kernel = kernel.load() if quick else None
         self._dtype = torch.float32 if self._kernel is None else dtype
@@ -73,7 +36,12 @@ class LoraBank:
         self._names: frozenset[str] = frozenset()
         self._lengthened: frozenset[str] = frozenset()
 
-    def aim(self, first: int, loras: Sequence["LoraWeights | None"]) -> None:
+    def fits(self, rows: int, rank: int) -> bool:
+        """Whether so many rows, the highest rank among them, have room at once."""
+        needed: int = rows * rank * self._layout.width * self._dtype.itemsize
+        return needed <= self.max_bytes
+
+    def aim(self, first: int, loras: Sequence[LoraWeights | None]) -> None:
         """The next forward has the rows [first, first + n), with these LoRAs."""
         keys = [lora and lora.key for lora in loras]
         if self._last == (first, keys):
@@ -132,7 +100,7 @@ class LoraBank:
             part = self._parts[name] = (lora_a.mT, lora_b)
         return part
 
-    def _put(self, row: int, lora: "LoraWeights | None") -> None:
+    def _put(self, row: int, lora: LoraWeights | None) -> None:
         rank = 0
         if lora is not None:
             assert lora.packed is not None
@@ -148,7 +116,8 @@ class LoraBank:
         has_rows, has_rank, width = self._weights.shape
         if rows <= has_rows and rank <= has_rank:
             return
-        grown = (max(rows, has_rows), max(rank, has_rank), width)
+        most = (max(rows, has_rows), max(rank, has_rank))
+        grown = (*(most if self.fits(*most) else (rows, rank)), width)
         self._weights = torch.zeros(grown, dtype=self._dtype, device=self._device)
         self._gains = torch.zeros(grown[0], self._layout.gains, device=self._device)
         self._held = [_UNKNOWN] * grown[0]

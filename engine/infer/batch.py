@@ -11,6 +11,7 @@ import structlog
 import torch
 
 from engine.infer.errors import GenerationFailed
+from engine.infer.lora import LoraWeights
 from engine.infer.metrics import Metrics
 from engine.infer.model import ServedModel
 from engine.infer.prefixes import BLOCK, Prefixes
@@ -73,12 +74,17 @@ class Batch:
         return [row.sequence for row in self._rows]
 
     def takes(self, sequence: Sequence) -> bool:
-        """Whether its layers have room for this sequence's adapter at all."""
+        """Whether there is ever room for this sequence's adapter."""
         lora = sequence.request.lora
-        return lora is None or lora.packed is not None
+        if lora is None:
+            return True
+        return lora.packed is not None and self._model.layers.bank.fits(1, lora.rank)
 
     def join(self, sequence: Sequence) -> bool:
         """Take it in; False where there is no room now."""
+        ranks = [lora.rank for lora in (sequence.request.lora, *self._loras()) if lora]
+        if not self._model.layers.bank.fits(len(self._rows) + 1, max(ranks, default=0)):
+            return False
         virtual = sequence.request.virtual_tokens
         begin = virtual.count if virtual else 0
         need = begin + sequence.waiting + min(sequence.to_come, _AHEAD)
@@ -107,6 +113,9 @@ class Batch:
             sequence.fail(error)
         self._rows.clear()
         self._decoding = 0
+
+    def _loras(self) -> list[LoraWeights | None]:
+        return [row.sequence.request.lora for row in self._rows]
 
     def _find_beginning(self, row: Row) -> None:
         """Copy what is known of its prompt's beginning, which is not fed then."""

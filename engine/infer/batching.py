@@ -6,10 +6,9 @@ import structlog
 import torch
 from transformers import DynamicCache
 
-from engine.infer.bank import Layout
 from engine.infer.batch import SMALLEST_CAPACITY
 from engine.infer.errors import ModelUnusable
-from engine.infer.lora import LoraWeights, packed
+from engine.infer.lora import Layout, LoraWeights, packed
 from engine.infer.model import ServedModel
 from engine.infer.slots import Feed, LayerShape, SlotCache, layer_shapes
 

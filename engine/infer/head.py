@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from engine.infer.lora import UNSUPPORTED, LoraWeights, lora_of
+from engine.infer.lora import LoraWeights
+from engine.infer.lora_folder import UNSUPPORTED, lora_of
 from engine.infer.model import ServedModel, load_model
 from engine.infer.peft_folder import read_config, read_tensors, refused
 

@@ -26,7 +26,8 @@ from engine.infer.folder import (
     read_manifest,
 )
 from engine.infer.head import ScoreHead, load_headed_lora, load_headed_model
-from engine.infer.lora import LoraWeights, load_lora
+from engine.infer.lora import LoraWeights
+from engine.infer.lora_folder import load_lora
 from engine.infer.model import ServedModel, load_model
 from engine.infer.peft_folder import CONFIG_NAME
 from engine.infer.virtual_tokens import VirtualTokens

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.utils.logging import disable_progress_bar
 
 from engine.infer.errors import ModelUnusable
-from engine.infer.lora import LinearLayers, LoraWeights
+from engine.infer.linear import LinearLayers
+from engine.infer.lora import LoraWeights
 from engine.infer.peft_folder import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from engine.infer.slots import Feed, LayerShape, SlotCache, visible
 from engine.infer.virtual_tokens import VirtualTokens, load_prefix, load_prompt

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from engine.errors import EngineError
 from engine.infer import routes
 from engine.infer.admission import Admission
+from engine.infer.bank import MAX_BYTES
 from engine.infer.batching import kv_tokens, shapes_for_rows
 from engine.infer.completions import Completions
 from engine.infer.connection import ClientGone, RequestIds
@@ -50,6 +51,7 @@ def create_app(
     max_context: int | None = None,
     prefill_chunk: int = 512,
     kv_bytes: int = 0,
+    lora_bytes: int = MAX_BYTES,
     probe_tolerance: float | None = None,
     device: str | None = None,
     dtype: str | None = None,
@@ -61,14 +63,16 @@ def create_app(
     AdapterNotFound, AdapterRefused or AdapterUnavailable. `threads` is what torch may use.
     At most `max_running` sequences generate at once and `max_waiting` wait. Their attention state
     is kept in `kv_bytes`, set aside when the app starts; 0: half of what a GPU has left, 2 GiB on a
-    CPU, and room for one whole context in any case. `dtype` is "float32" or "bfloat16". Starting
-    raises ModelUnusable.
+    CPU, and room for one whole context in any case. The LoRAs of those in the batch take at most
+    `lora_bytes`: a row each, all of the highest rank among them. `dtype` is "float32" or
+    "bfloat16". Starting raises ModelUnusable.
     """
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         base = await asyncio.to_thread(_load_base, base_name, base_path, chosen, max_context, dtype)
+        base.model.layers.bank.max_bytes = lora_bytes
         tokenizer = _load_tokenizer(base_path)
         grammars = await asyncio.to_thread(Grammars, tokenizer)
         metrics = Metrics()

@@ -102,10 +102,12 @@ def answers_of(
         {"max_running": 5, "prefill_chunk": 7, "max_resident": 40},
         # Hardly more memory than one context takes: rows are turned out and begin anew.
         {"max_running": 16, "kv_bytes": 300 * 384, "max_resident": 40},
+        # The LoRAs of two rows of rank 64, and not of three: the others wait.
+        {"max_running": 16, "lora_bytes": 2 * 64 * 1536 * 4, "max_resident": 40},
         # Adapters come and go while others are in use.
         {"max_running": 8, "max_resident": 3},
     ],
-    ids=["roomy", "pieces", "turned-out", "few-resident"],
+    ids=["roomy", "pieces", "turned-out", "few-loras", "few-resident"],
 )
 def test_thirty_two_adapters_in_one_batch_say_what_each_says_alone(
     many: World, options: dict[str, Any]
@@ -290,7 +292,7 @@ def test_more_adapters_than_are_kept_are_refused_and_fewer_wait_in_turn(many: Wo
 
 
 def test_tenants_take_turns(many: World) -> None:
-    body = {"prompt": "x", "max_tokens": 30, "temperature": 0, "ignore_eos": True}
+    body = {"prompt": "x", "max_tokens": 200, "temperature": 0, "ignore_eos": True}
     order: list[str] = []
 
     def ask(client: httpx.Client, user: str) -> None:
@@ -299,7 +301,7 @@ def test_tenants_take_turns(many: World) -> None:
 
     with serve(many, max_running=1) as client, ThreadPoolExecutor(16) as threads:
         greedy_one = [threads.submit(ask, client, "many") for _ in range(12)]
-        until(lambda: metric(client, "luthier_inference_sequences") == 12)
+        until(lambda: metric(client, "luthier_inference_sequences") >= 10)
         one = threads.submit(ask, client, "one")
         assert all(each.result() is None for each in [*greedy_one, one])
     assert order.index("one") <= 3

@@ -1,0 +1,79 @@
+"""The linear layers of a model that is shared: each adds the delta of whoever is being served."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
+
+from engine.infer.bank import LoraBank
+from engine.infer.dora import lengthen
+from engine.infer.lora import Layout, LoraWeights
+
+_NOBODY = LoraWeights({})
+
+
+class LinearLayers:
+    """The linear layers of one model, and whose deltas they add in the forward that runs now.
+
+    `layout` has all of them but the one that makes logits, which is wide and hardly ever trained.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        self.shapes: dict[str, tuple[int, int]] = {}  # module name -> (in, out)
+        self._layers: dict[str, nn.Module] = {}
+        self._active: LoraWeights | None = _NOBODY  # None: whoever the rows of the bank have
+        head = model.get_output_embeddings()
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear):
+                self.shapes[name] = (module.in_features, module.out_features)
+            elif isinstance(module, Conv1D):
+                self.shapes[name] = (module.nx, module.nf)
+            else:
+                continue
+            self._layers[name] = module
+            module.register_forward_hook(self._hook(name))
+        self.layout = Layout(
+            {name: shape for name, shape in self.shapes.items() if self._layers[name] is not head}
+        )
+        self.bank = LoraBank(self.layout, device, dtype)
+
+    def activate(self, lora: LoraWeights | None) -> None:
+        """From now on all rows get this adapter's delta; None: nobody's."""
+        self._active = lora or _NOBODY
+
+    def activate_rows(self, first: int, loras: Sequence[LoraWeights | None]) -> None:
+        """From now on the rows of the batch from `first` on get the delta of theirs.
+
+        Each must be packed.
+        """
+        if all(lora is loras[0] for lora in loras):
+            self.activate(loras[0])
+            return
+        self._active = None
+        self.bank.aim(first, loras)
+
+    def weight_of(self, name: str) -> torch.Tensor:
+        """The base's own weight of a linear layer [out, in]."""
+        layer = self._layers[name]
+        weight: torch.Tensor = layer.weight.detach()
+        return weight.T if isinstance(layer, Conv1D) else weight
+
+    def _hook(self, name: str) -> Any:
+        # A hook and not a module in the layer's place: models that read `layer.weight` still can.
+        def add_delta(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: Any) -> Any:
+            active = self._active
+            if active is None:
+                return self.bank.add(name, inputs[0], output, getattr(layer, "bias", None))
+            pair = active.pairs.get(name)
+            if pair is None:
+                return None
+            lora_a, lora_b = pair
+            gain = active.gains.get(name)
+            plain = output if gain is None else lengthen(layer, output, gain)
+            delta = functional.linear(functional.linear(inputs[0].to(lora_a.dtype), lora_a), lora_b)
+            return (plain + delta).to(output.dtype)
+
+        return add_delta
