@@ -169,6 +169,8 @@ def _basis(
     steps = "max_steps" if method.max_steps else f"{epoch.sides.examples:,} rows"
     if epoch.packed_rows is not None and not method.max_steps:
         steps = f"{epoch.packed_rows:,} rows of packed examples"
+        if not epoch.counted and counts.stride == 1:
+            steps += " in the first epoch, as if every epoch had as many"
     if isinstance(method, Offline) and method.early_stopping_patience:
         steps += ", at most: early stopping may end the run before"
     if isinstance(method, Online) and method.on_max_kl == "stop" and method.max_kl:

@@ -10,6 +10,9 @@ from engine.rows import Row
 from engine.spec import Method
 from engine.steps import answers_a_step, held_out_places
 
+# Examples of a run that are packed to count its steps; of a longer one the first epoch's say it.
+PACKED_EXAMPLES = 1_000_000
+
 
 @dataclass(frozen=True)
 class Source:
@@ -29,7 +32,8 @@ class Source:
 class Learned:
     """An epoch: its examples, the steps of the run, and the rows that batches are made of.
 
-    `row_lengths` are in tokens; `packed_rows` is None where every example is a row.
+    `row_lengths` are in tokens; `packed_rows` is None where every example is a row. `counted`:
+    every epoch's steps are; else the first epoch stands for all.
     """
 
     sides: Sides
@@ -37,6 +41,7 @@ class Learned:
     row_lengths: Sequence[int]
     packed_rows: int | None
     warnings: tuple[str, ...]
+    counted: bool = True
 
 
 def learned(
@@ -60,6 +65,8 @@ def learned(
     line = [(c, i) for c, kept in zip(counted, places, strict=True) for i in kept]
     first = [line[place] for place in epochs.drawn(0)]
     rows = epochs.rows(0)
+    few = epochs.alike or epochs.examples * method.num_train_epochs <= PACKED_EXAMPLES
+    all_counted = scale == 1 and (few or not packing)
     row_lengths = [sum(line[p][0].lengths[line[p][1]] for p in row) for row in rows]
     return Learned(
         Sides(
@@ -70,10 +77,11 @@ def learned(
             tokens=round(sum(c.tokens[i] for c, i in first) * scale),
             trained_tokens=round(sum(c.trained[i] for c, i in first) * scale),
         ),
-        epochs.steps(method) if scale == 1 else _about(method, len(rows) * scale),
+        epochs.steps(method) if all_counted else _about(method, len(rows) * scale),
         row_lengths,
         round(len(rows) * scale) if packing else None,
         tuple(warning for part in parts if (warning := part.warning())),
+        all_counted,
     )
 
 

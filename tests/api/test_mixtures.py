@@ -7,6 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
+from engine.estimate import counting
+
 pytestmark = pytest.mark.anyio
 
 
@@ -46,6 +48,15 @@ async def test_a_job_shows_what_it_mixes_and_replays(
     for id in (spec["mixture"][1]["dataset"], spec["replay"]["dataset"]):
         kept = await client.delete(f"/datasets/{id}")
         assert (kept.status_code, job["id"] in kept.json()["error"]["message"]) == (409, True)
+
+
+async def test_large_datasets_are_sampled_as_much_as_one_would_be(
+    client: httpx.AsyncClient, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "COUNTED_ROWS", 60)
+    said = (await client.post("/jobs/estimate", json=spec)).json()
+    # A third of 60 rows, all of 20, a third of 50.
+    assert (said["rows"], said["counted_rows"]) == (130, 57)
 
 
 async def test_an_estimate_counts_all_rows_and_what_packing_saves(
