@@ -1,11 +1,14 @@
 """What an epoch of SFT learns from, where datasets are mixed, replayed or packed."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from engine.epochs import Epochs, learned_places, parts_of
 from engine.estimate.counting import Counts, Sides, require_two_sides
+from engine.estimate.errors import EstimateImpossible
+from engine.render import RenderError
 from engine.rows import Row
 from engine.spec import Method
 from engine.steps import answers_a_step, held_out_places
@@ -48,8 +51,9 @@ def learned(
     counted: Sequence[Counts], sources: Sequence[Source], method: Method, seed: int
 ) -> Learned:
     """Exact where every row was counted, else scaled up. Raises EstimateImpossible."""
-    for counts in counted:
-        require_two_sides(counts, method)
+    for counts, source in zip(counted, sources, strict=True):
+        with naming(source):
+            require_two_sides(counts, method)
     drawn = [held_out_places(len(c.lengths), method.validation_split, seed) for c in counted]
     places = learned_places([counts.keys for counts in counted], drawn)
     scale = max(counts.scale for counts in counted)
@@ -83,6 +87,22 @@ def learned(
         tuple(warning for part in parts if (warning := part.warning())),
         all_counted,
     )
+
+
+@contextmanager
+def naming(source: Source) -> Iterator[None]:
+    """Errors say which dataset they are about, where there are several."""
+    try:
+        yield
+    except RenderError as error:
+        if not source.name:
+            raise
+        raise type(error)(f"dataset {source.name}: {error}") from None
+    except EstimateImpossible as error:
+        if not source.name:
+            raise
+        text = f"Dataset {source.name}: {error}"
+        raise EstimateImpossible(error.code, text, param=error.param) from error
 
 
 def _about(method: Method, rows: float) -> int:
