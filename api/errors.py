@@ -274,6 +274,17 @@ def _of_validation(errors: Sequence[Any]) -> tuple[int, ErrorBody]:
     return 422, _body(422, code, message, first.field, problems, len(problems))
 
 
+# What JSON calls the things that pydantic has Python's names for.
+_SHAPES = {
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+}
+_COUNTS = {"too_short": ("least", "min_length"), "too_long": ("most", "max_length")}
+
+
 def _plain(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return "There is no such field; remove it or check its spelling."
@@ -284,5 +295,11 @@ def _plain(error: Any) -> str:
     if error["type"] == "union_tag_invalid":
         tag, known = error["ctx"]["tag"], error["ctx"]["expected_tags"]
         return f"{tag!r} is not among what this server takes: {known}."
+    if shape := _SHAPES.get(error["type"]):
+        return f"This must be {shape}."
+    if error["type"] in _COUNTS:
+        bound, limit = _COUNTS[error["type"]]
+        given = error["ctx"]["actual_length"]
+        return f"This must have at {bound} {error['ctx'][limit]}, not {given}."
     text: str = error["msg"]
     return f"{text.removeprefix('Value error, ').rstrip('.')}."

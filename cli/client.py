@@ -1,6 +1,7 @@
 """The HTTP client behind the commands: where the service is, the key, and errors as one line."""
 
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from cli.home import key_path, served_at
 
 _TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 _THINKING = httpx.Timeout(None, connect=5.0)  # for answers that take as long as they take
+_JSON = {"content-type": "application/json"}
 _CHUNK_BYTES = 1 << 18
 _RECONNECTS = 20
 _PROBLEMS = 8
@@ -63,7 +65,10 @@ class Client:
         return self._json("GET", path, params=_given(params))
 
     def post(self, path: str, body: Any = None, *, headers: Mapping[str, str] = {}) -> Any:
-        return self._json("POST", path, json=body, headers=headers, timeout=_THINKING)
+        request: dict[str, Any] = {"headers": headers, "timeout": _THINKING}
+        if body is not None:
+            request |= {"content": _written(body), "headers": {**_JSON, **headers}}
+        return self._json("POST", path, **request)
 
     def delete(self, path: str) -> Any:
         return self._json("DELETE", path)
@@ -131,9 +136,12 @@ class Client:
 
     def generate(self, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The chunks of a streamed answer."""
+        content = _written(body)
         with (
             self._translated(),
-            self._http.stream("POST", "/generate", json=body, timeout=_THINKING) as answer,
+            self._http.stream(
+                "POST", "/generate", content=content, headers=_JSON, timeout=_THINKING
+            ) as answer,
         ):
             _check(answer)
             for chunk in _data_of(answer):
@@ -160,6 +168,26 @@ class Client:
             f"No answer from {self.url} ({reason}). Start a service with `luthier serve`, "
             "or say where it is with --url."
         )
+
+
+def _written(body: Any) -> bytes:
+    """The body as JSON. Raises CommandFailed for what JSON has no word for."""
+    if field := next(_not_finite(body, ""), ""):
+        raise CommandFailed(f"{field} is nan or infinite; give a number.")
+    try:
+        return json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        text = f"The text to send is not UTF-8 ({error.reason}); write it in UTF-8."
+        raise CommandFailed(text) from error
+
+
+def _not_finite(value: Any, field: str) -> Iterator[str]:
+    """The fields whose numbers are none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield field
+    parts = value.items() if isinstance(value, Mapping) else ()
+    for name, part in enumerate(value) if isinstance(value, list | tuple) else parts:
+        yield from _not_finite(part, f"{field}.{name}" if field else str(name))
 
 
 def _check(answer: httpx.Response) -> None:

@@ -17,6 +17,14 @@ app = typer.Typer(help="Submit, watch and stop jobs.", no_args_is_help=True)
 Id = Annotated[str, typer.Argument(metavar="JOB", help="job_...")]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="The newest so many.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Watch it to its end.")]
+Base = Annotated[str | None, typer.Option("--base-model", help="[the first allowed]")]
+Dataset = Annotated[str | None, typer.Option("--dataset", help="ds_...")]
+Mixture = Annotated[
+    list[str], typer.Option("--mixture", metavar="DS[=WEIGHT]", help="Several, by weight.")
+]
+Replay = Annotated[
+    str | None, typer.Option("--replay", metavar="DS[=RATIO]", help="Against forgetting it.")
+]
 
 
 @app.command()
@@ -25,16 +33,10 @@ def submit(
         Path | None,
         typer.Argument(metavar="FILE.json", help="The job's spec; options below go before it."),
     ] = None,
-    base_model: Annotated[
-        str | None, typer.Option("--base-model", help="[the first allowed]")
-    ] = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", help="ds_...")] = None,
-    mixture: Annotated[
-        list[str], typer.Option("--mixture", metavar="DS[=WEIGHT]", help="Several, by weight.")
-    ] = [],  # noqa: B006  # typer reads it
-    replay: Annotated[
-        str | None, typer.Option("--replay", metavar="DS[=RATIO]", help="Against forgetting it.")
-    ] = None,
+    base_model: Base = None,
+    dataset: Dataset = None,
+    mixture: Mixture = [],  # noqa: B006  # typer reads it
+    replay: Replay = None,
     name: Annotated[str | None, typer.Option("--name")] = None,
     method: Annotated[str | None, typer.Option("--method", help="sft")] = None,
     peft: Annotated[str | None, typer.Option("--peft", help="lora, prompt_tuning, ...")] = None,
@@ -53,17 +55,12 @@ def submit(
 ) -> None:
     """Queue a job from a spec, from options, or from both."""
     from cli.client import connect
-    from cli.specs import numbered, read_spec
+    from cli.specs import read_spec, rows
 
     spec = read_spec(file) if file else {}
-    given: dict[str, Any] = {"base_model": base_model, "dataset": dataset, "name": name}
-    given["seed"] = seed
-    given["init"] = init
-    if mixture:
-        given["mixture"] = [numbered(part, "weight") for part in mixture]
-    if replay:
-        given["replay"] = numbered(replay, "ratio")
+    given = {"base_model": base_model, "name": name, "seed": seed, "init": init}
     spec |= {field: value for field, value in given.items() if value is not None}
+    spec |= rows(dataset, mixture, replay)
     _into(spec, "method", "sft", type=method, num_train_epochs=epochs, learning_rate=learning_rate)
     chosen = {"type": peft, "r": rank, "num_virtual_tokens": virtual_tokens}
     if not spec.get("init") or spec.get("peft") or any(chosen.values()):  # else the adapter's
@@ -82,10 +79,10 @@ def submit(
 @app.command()
 def estimate(
     file: Annotated[Path, typer.Argument(metavar="FILE.json", help="The job's spec.")],
-    base_model: Annotated[
-        str | None, typer.Option("--base-model", help="[the first allowed]")
-    ] = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", help="ds_...")] = None,
+    base_model: Base = None,
+    dataset: Dataset = None,
+    mixture: Mixture = [],  # noqa: B006  # typer reads it
+    replay: Replay = None,
     as_json: AsJson = False,
     url: Url = None,
     key: Key = None,
@@ -94,11 +91,10 @@ def estimate(
     from cli import look
     from cli.client import connect
     from cli.estimate import show as show_estimate
-    from cli.specs import read_spec
+    from cli.specs import read_spec, rows
 
-    spec = read_spec(file)
-    given = {"base_model": base_model, "dataset": dataset}
-    spec |= {field: value for field, value in given.items() if value is not None}
+    spec = read_spec(file) | rows(dataset, mixture, replay)
+    spec |= {"base_model": base_model} if base_model else {}
     with connect(url, key) as client, look.waiting("reading the rows"):
         spec["base_model"] = spec.get("base_model") or client.first_model()
         found = client.post("/jobs/estimate", spec)

@@ -1,10 +1,21 @@
-"""Specs of jobs and pipelines in files."""
+"""Specs of jobs and pipelines, from files and options."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cli.failure import CommandFailed
+
+
+def rows(dataset: str | None, mixture: Sequence[str], replay: str | None) -> dict[str, Any]:
+    """The fields of a spec that say what a job learns from, as far as they were given."""
+    given = {
+        "dataset": dataset,
+        "mixture": [numbered(part, "weight") for part in mixture] or None,
+        "replay": None if replay is None else numbered(replay, "ratio"),
+    }
+    return {field: value for field, value in given.items() if value is not None}
 
 
 def numbered(text: str, field: str) -> dict[str, Any]:

@@ -140,7 +140,7 @@ class Epochs:
         """How many rows an epoch has."""
         if self._room is None:
             return self.examples
-        which = 0 if self._alike else epoch
+        which = 0 if self.alike else epoch
         if which not in self._counts:
             self._counts[which] = len(self.rows(which))
         return self._counts[which]
@@ -167,7 +167,7 @@ class Epochs:
             yield from (rows[first : first + size] for first in range(0, len(rows), size))
 
     @cached_property
-    def _alike(self) -> bool:
+    def alike(self) -> bool:
         """Whether every epoch has the same lengths, and so as many packed rows."""
         return all(part.taken % len(part.lengths) == 0 for part in self.parts)
 

@@ -65,7 +65,7 @@ from storage.objects import ObjectNotFound, ObjectStore, StorageError
 log = structlog.get_logger()
 
 POLL_S = 0.1
-STOP_GRACE_S = 12.0  # a child that has not stopped for a cancel by then is killed
+STOP_GRACE_S = 12.0  # a child that has not stopped for a cancel or before its first step is killed
 KEPT_CHECKPOINTS = 2
 
 
@@ -111,6 +111,7 @@ class Attempt:
         self._uploader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="upload")
         self._told: Directive = "continue"
         self._told_at = 0.0
+        self._stepped = False
         self._expectation = Expectation(
             shop.store, shop.bases, claim, device=shop.device, queue=shop.queue
         )
@@ -289,8 +290,12 @@ class Attempt:
             self._told, self._told_at = wanted, time.monotonic()
 
     def _overdue(self) -> bool:
-        """Whether the child has had its time to stop. Only a client's pause waits for any step."""
-        if self._told == "cancel":
+        """Whether the child has had its time to stop.
+
+        Only a client's pause waits for any step but the first: until then there is nothing to keep.
+        """
+        unbegun = self._told == self._keeper.directive == "pause" and not self._stepped
+        if self._told == "cancel" or unbegun:
             return time.monotonic() - self._told_at > STOP_GRACE_S
         if not self._shop.draining.is_set():
             return False
@@ -308,6 +313,7 @@ class Attempt:
                 self._expectation.note(report)
                 self._journal.add(_started(report), _before_first(report))
             case Stepped():
+                self._stepped = True
                 self._journal.step(report)
             case Evaluated():
                 self._journal.add(_evaluated(report))

@@ -8,7 +8,7 @@ from adapters.errors import AdapterError
 from adapters.tensors import base_shapes
 from engine.bases import BaseModel
 from engine.estimate.base import BaseShape, base_shape
-from engine.estimate.counting import stride_for
+from engine.estimate.counting import strides_for
 from engine.estimate.forecast import Asked, Worker, forecast_all
 from engine.estimate.mixing import Source
 from engine.estimate.model import Device, Estimate
@@ -53,21 +53,25 @@ def estimate_job(
     return forecast_all(
         asked,
         shape_of(base),
-        [_source(spec, *each) for each in rows],
+        _sources(spec, rows),
         renderer,
         Worker(device, threads, store.throughputs.earlier(queue, spec)),
         warnings=prompt_warnings(renderer.contract),
     )
 
 
-def _source(spec: JobSpec, field: str, dataset: Dataset, path: Path) -> Source:
-    return Source(
-        iter_rows(path, dataset.format, dataset.row_type),
-        stride_for(dataset.rows, dataset.size_bytes),
-        name="" if field == DATASET else dataset.id,
-        share=share_of(spec, field),
-        replayed=field == REPLAY,
-    )
+def _sources(spec: JobSpec, rows: Sequence[Rows]) -> list[Source]:
+    strides = strides_for([(dataset.rows, dataset.size_bytes) for _, dataset, _ in rows])
+    return [
+        Source(
+            iter_rows(path, dataset.format, dataset.row_type),
+            stride,
+            name="" if field == DATASET else dataset.id,
+            share=share_of(spec, field),
+            replayed=field == REPLAY,
+        )
+        for (field, dataset, path), stride in zip(rows, strides, strict=True)
+    ]
 
 
 def shape_of(base: BaseModel) -> BaseShape:

@@ -3,7 +3,7 @@
 import math
 import random
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -76,6 +76,16 @@ class Sides:
 def stride_for(rows: int, size_bytes: int) -> int:
     """1 where every row is counted; of larger datasets every so many-th is."""
     return max(1, math.ceil(rows / COUNTED_ROWS), math.ceil(size_bytes / COUNTED_BYTES))
+
+
+def strides_for(sizes: Sequence[tuple[int, int]]) -> list[int]:
+    """The same of several datasets, by rows and bytes: together they are counted like one.
+
+    Where they are too large for that, each has an equal part of what is counted.
+    """
+    all_rows, all_bytes = (sum(column) for column in zip(*sizes, strict=True))
+    parts = len(sizes) if stride_for(all_rows, all_bytes) > 1 else 1
+    return [stride_for(rows * parts, size_bytes * parts) for rows, size_bytes in sizes]
 
 
 def count(rows: Iterable[Row], renderer: Renderer, method: Method, *, stride: int = 1) -> Counts:

@@ -7,14 +7,13 @@ from statistics import fmean
 
 from engine.estimate.base import BaseShape
 from engine.estimate.counting import Counts, Sides, count, sides
-from engine.estimate.errors import EstimateImpossible
 from engine.estimate.memory import memory_parts, peak
-from engine.estimate.mixing import Learned, Source, learned
+from engine.estimate.mixing import Learned, Source, learned, naming
 from engine.estimate.model import Device, Earlier, Estimate
 from engine.estimate.parameters import trainable_parameters
 from engine.estimate.speed import modelled_seconds, time_of
 from engine.estimate.work import sampled_tokens, work_of
-from engine.render import Renderer, RenderError
+from engine.render import Renderer
 from engine.rows import Row
 from engine.spec import Method, Offline, Online, Peft
 from engine.steps import total_steps
@@ -112,15 +111,8 @@ def forecast_all(
 
 
 def _count(source: Source, renderer: Renderer, method: Method) -> Counts:
-    if not source.name:
+    with naming(source):
         return count(source.rows, renderer, method, stride=source.stride)
-    try:
-        return count(source.rows, renderer, method, stride=source.stride)
-    except RenderError as error:
-        raise type(error)(f"dataset {source.name}: {error}") from None
-    except EstimateImpossible as error:
-        text = f"Dataset {source.name}: {error}"
-        raise EstimateImpossible(error.code, text, param=error.param) from error
 
 
 def _epoch(
@@ -169,6 +161,8 @@ def _basis(
     steps = "max_steps" if method.max_steps else f"{epoch.sides.examples:,} rows"
     if epoch.packed_rows is not None and not method.max_steps:
         steps = f"{epoch.packed_rows:,} rows of packed examples"
+        if not epoch.counted and counts.stride == 1:
+            steps += " in the first epoch, as if every epoch had as many"
     if isinstance(method, Offline) and method.early_stopping_patience:
         steps += ", at most: early stopping may end the run before"
     if isinstance(method, Online) and method.on_max_kl == "stop" and method.max_kl:

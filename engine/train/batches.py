@@ -1,27 +1,44 @@
-"""The batches of a run whose rows are written out, in their order."""
+"""The batches of a run over mixed or packed rows, in the order that its epochs draw."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import cached_property
+
+from engine.epochs import Epochs
+from engine.spec import Training
 
 
 @dataclass(frozen=True)
 class Batches:
-    """A batch sampler: the next `sizes[i]` rows; for a size of 0 the last row of all.
+    """A batch sampler: each batch is rows, a row the places of its examples.
 
-    `steps` are the optimizer's, in all and in the first epoch. No batch is above `batch_size`.
+    An epoch is drawn when it is reached. Its last step is filled with a row of no examples, so that
+    every step has `gradient_accumulation_steps` batches. No batch is above `batch_size`.
     """
 
-    sizes: Sequence[int]
-    batch_size: int
-    steps: int
-    steps_an_epoch: int
+    epochs: Epochs
+    method: Training
     drop_last: bool = False  # asked for by accelerate
 
-    def __len__(self) -> int:
-        return len(self.sizes)
+    @cached_property
+    def steps(self) -> int:
+        """Of the optimizer, in the whole run."""
+        return self.epochs.steps(self.method)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        blank = sum(self.sizes)
-        for size, end in zip(self.sizes, accumulate(self.sizes), strict=True):
-            yield list(range(end - size, end)) if size else [blank]
+    @property
+    def steps_an_epoch(self) -> int:
+        """Of the optimizer, in the first epoch."""
+        return self.epochs.steps_of(0, self.method)
+
+    @property
+    def batch_size(self) -> int:
+        return self.method.per_device_batch_size
+
+    def __len__(self) -> int:
+        return self.steps * self.method.gradient_accumulation_steps
+
+    def __iter__(self) -> Iterator[list[list[int]]]:
+        size = self.batch_size
+        for step in self.epochs.run(self.method):
+            for first in range(0, size * self.method.gradient_accumulation_steps, size):
+                yield step[first : first + size] or [[]]

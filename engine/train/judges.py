@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from engine.bases import context_length
 from engine.contract import RenderContract
 from engine.graders import Answers, Grader, GradingFault, Question, Verdict, asking
 from engine.infer.head import scored_part
@@ -68,6 +69,14 @@ class Judges:
             except Unscorable as error:
                 said[key] = GradingFault("other_error", str(error))
                 continue
+            longest = _longest(self._models[question.model].base_path)
+            if longest is not None and len(ids) > longest:
+                text = (
+                    f"The prompt and its answer have {len(ids)} tokens and the context of "
+                    f"{question.model} holds {longest}; shorten `input`."
+                )
+                said[key] = GradingFault("model_grader_server_error", text)
+                continue
             part = scored_part(ids, renderer.contract.pad_token_id)
             read.setdefault(question.model, {})[key] = part
         for name, inputs in read.items():
@@ -84,6 +93,11 @@ class Judges:
 def _key(question: Question) -> Question:
     """The question without the place that asks it."""
     return question.model_copy(update={"where": ""})
+
+
+@lru_cache(maxsize=8)
+def _longest(path: Path) -> int | None:
+    return context_length(path)
 
 
 @lru_cache(maxsize=8)

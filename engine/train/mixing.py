@@ -1,11 +1,10 @@
-"""The datasets of an SFT job, read and held out each by itself, and the rows of the whole run."""
+"""The datasets of an SFT job, read and held out each by itself, and the rows they are read in."""
 
-from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from typing import Any
 
-import pyarrow as pa
 from datasets import Dataset
 
 from engine.epochs import Epochs, Part, learned_places, parts_of
@@ -79,13 +78,42 @@ def columns(examples: list[Example]) -> dict[str, list[list[int]]]:
 class Mixed:
     """What is learned from, and what is looked at: by dataset, where there are several.
 
-    batches: those of the whole run, in order. Without them the trainer goes over `split.train`
-    itself, in an order of its own for each epoch.
+    batches: those of the whole run, in order, of `rows`. Without them the trainer goes over
+    `split.train` itself, in an order of its own for each epoch.
     """
 
     split: Split
     held_out: Any
+    rows: "Rows | None" = None
     batches: Batches | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Token ids and labels by the places of a row's examples; packed, also the examples' lengths.
+
+    A row of no examples has nothing to learn.
+    """
+
+    line: Sequence[Example]
+    packing: bool
+
+    def __len__(self) -> int:
+        return len(self.line)
+
+    def __getitem__(self, places: Sequence[int]) -> dict[str, list[int]]:
+        found = [self.line[place] for place in places] or [self._blank]
+        made = {
+            "input_ids": [token for example in found for token in example.input_ids],
+            "labels": [label for example in found for label in example.labels],
+        }
+        lengths = {"seq_lengths": [len(example.input_ids) for example in found]}
+        return made | (lengths if self.packing else {})
+
+    @cached_property
+    def _blank(self) -> Example:
+        shortest = min(self.line, key=lambda example: len(example.input_ids))
+        return Example(shortest.input_ids, [IGNORED] * len(shortest.labels))
 
 
 def mixed(plan: TrainPlan, groups: Groups, link: Link) -> Mixed:
@@ -120,7 +148,7 @@ def _rows(
     epochs: Epochs,
 ) -> Mixed:
     line = [example for examples in learned for example in examples]
-    train, batches = _written_out(line, epochs, method)
+    batches = Batches(epochs, method)
     held_out = {
         REPLAY if group is groups.replay else group.name: Dataset.from_dict(
             columns([group.examples[i] for i in sorted(places)])
@@ -130,51 +158,13 @@ def _rows(
     }
     looked_at: Any = held_out if len(held_out) > 1 else next(iter(held_out.values()), None)
     split = Split(
-        train,
+        Dataset.from_dict(columns(line)),
         next(iter(held_out.values()), None),
         sum(line[place].trained_tokens for place in epochs.drawn(0)),
         passes=batches.steps / batches.steps_an_epoch,
         rows=epochs.examples,
     )
-    return Mixed(split, looked_at, batches)
-
-
-def _written_out(line: list[Example], epochs: Epochs, method: SftMethod) -> tuple[Dataset, Batches]:
-    """The rows of the whole run, each made of its examples when it is read, and its batches.
-
-    The last row has nothing to learn: an epoch's last step is filled with it, so that every step
-    has `gradient_accumulation_steps` batches.
-    """
-    places, ends, sizes = array("q"), array("q", [0]), array("q")
-    batch = method.per_device_batch_size
-    for step in epochs.run(method):
-        for row in step:
-            places.extend(row)
-            ends.append(len(places))
-        for first in range(0, batch * method.gradient_accumulation_steps, batch):
-            sizes.append(len(step[first : first + batch]))
-    ends.append(len(places))
-    lists = pa.LargeListArray.from_arrays(pa.array(ends), pa.array(places))
-    train = Dataset(pa.table({"places": lists}))
-    shortest = min(line, key=lambda example: len(example.input_ids))
-    blank = Example(shortest.input_ids, [IGNORED] * len(shortest.labels))
-    return (
-        train.with_transform(partial(_joined, line, blank, method.packing)),
-        Batches(sizes, batch, epochs.steps(method), epochs.steps_of(0, method)),
-    )
-
-
-def _joined(
-    line: list[Example], blank: Example, packing: bool, rows: dict[str, list[list[int]]]
-) -> dict[str, list[Any]]:
-    """Rows of token ids and labels, where they are packed with the lengths of their examples."""
-    found = [[line[place] for place in row] or [blank] for row in rows["places"]]
-    made = {
-        "input_ids": [[token for e in row for token in e.input_ids] for row in found],
-        "labels": [[label for e in row for label in e.labels] for row in found],
-    }
-    lengths = {"seq_lengths": [[len(e.input_ids) for e in row] for row in found]}
-    return made | (lengths if packing else {})
+    return Mixed(split, looked_at, Rows(line, method.packing), batches)
 
 
 def _parts(groups: Groups, learned: list[list[Example]]) -> list[Part]:

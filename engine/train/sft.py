@@ -31,6 +31,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
         kl_coef=method.kl_coef,
         base=frozen_base(plan) if method.kl_coef else None,
         shares={group.name: group.share for group in groups.main},
+        rows=rows.rows,
         batches=rows.batches,
         model=start.model,
         args=arguments(
@@ -51,13 +52,10 @@ def train(plan: TrainPlan, link: Link) -> Finished:
 
 
 def _in_order(rows: Mixed, method: SftMethod) -> dict[str, Any]:
-    """What the trainer is told where the rows are written out for the whole run."""
+    """What the trainer is told where the whole run is one epoch to it."""
     if rows.batches is None:
         return {}
-    told: dict[str, Any] = {
-        "max_steps": rows.batches.steps,
-        "remove_unused_columns": False,  # they are made of the column that there is
-    }
+    told: dict[str, Any] = {"max_steps": rows.batches.steps}
     if method.early_stopping_patience and not method.eval_steps:
         told |= {"eval_strategy": "steps", "eval_steps": rows.batches.steps_an_epoch}
     return told

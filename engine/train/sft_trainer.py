@@ -31,21 +31,20 @@ class MixedSftTrainer(SFTTrainer):
         kl_coef: float,
         base: Any,
         shares: Mapping[str, float],
+        rows: Any,
         batches: Batches | None,
         **options: Any,
     ) -> None:
         self._total_train_tokens = 0
         super().__init__(**options)
-        self._batches = batches
+        self._rows, self._batches = rows, batches
         self._kl_coef, self._base, self._shares = kl_coef, base, shares
         self._kl_seen = {"train": [0.0, 0.0], "eval": [0.0, 0.0]}  # nats, and tokens
 
     def get_train_dataloader(self) -> Any:
         if self._batches is None:
             return super().get_train_dataloader()
-        loader = DataLoader(
-            self.train_dataset, batch_sampler=self._batches, collate_fn=self.data_collator
-        )
+        loader = DataLoader(self._rows, batch_sampler=self._batches, collate_fn=self.data_collator)
         return self.accelerator.prepare(loader)
 
     def compute_loss(

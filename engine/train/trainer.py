@@ -96,7 +96,7 @@ class Learned(Protocol):
 class Split:
     """Rows to learn from, and rows that are held out to look at.
 
-    `passes` is how often `train` has each row: 1, unless it is written out for the whole run.
+    `passes` is how many epochs one of the trainer's is: 1, unless that is the whole run.
     `rows` are those of one pass, where `train` has several in one.
     """
 

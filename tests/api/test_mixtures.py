@@ -7,6 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
+from engine.estimate import counting
+
 pytestmark = pytest.mark.anyio
 
 
@@ -46,6 +48,43 @@ async def test_a_job_shows_what_it_mixes_and_replays(
     for id in (spec["mixture"][1]["dataset"], spec["replay"]["dataset"]):
         kept = await client.delete(f"/datasets/{id}")
         assert (kept.status_code, job["id"] in kept.json()["error"]["message"]) == (409, True)
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "message"),
+    [
+        ("mixture", "ds_1", "mixture: This must be a list."),
+        ("mixture", ["ds_1"], "mixture.0: This must be an object."),
+        ("mixture", [{"dataset": "ds_1"}] * 65, "mixture: This must have at most 64, not 65."),
+        ("replay", "ds_1", "replay: This must be an object."),
+        ("metadata", [], "metadata: This must be an object."),
+    ],
+)
+async def test_a_field_of_the_wrong_shape_is_told_in_words_of_json(
+    client: httpx.AsyncClient, spec: dict[str, Any], field: str, given: Any, message: str
+) -> None:
+    error = (await client.post("/jobs", json=spec | {field: given})).json()["error"]
+    assert error["message"] == message
+
+
+async def test_an_estimate_names_the_dataset_that_is_too_small_to_hold_out(
+    client: httpx.AsyncClient, spec: dict[str, Any]
+) -> None:
+    small = await upload(client, "only", 1)
+    method = spec["method"] | {"validation_split": 0.1}
+    given = spec | {"replay": {"dataset": small}, "method": method}
+    error = (await client.post("/jobs/estimate", json=given)).json()["error"]
+    assert (error["code"], error["param"]) == ("nothing_to_hold_out", "method.validation_split")
+    assert error["message"].startswith(f"Dataset {small}: `method.validation_split` of 1 rows")
+
+
+async def test_large_datasets_are_sampled_as_much_as_one_would_be(
+    client: httpx.AsyncClient, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "COUNTED_ROWS", 60)
+    said = (await client.post("/jobs/estimate", json=spec)).json()
+    # A third of 60 rows, all of 20, a third of 50.
+    assert (said["rows"], said["counted_rows"]) == (130, 57)
 
 
 async def test_an_estimate_counts_all_rows_and_what_packing_saves(

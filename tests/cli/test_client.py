@@ -103,6 +103,24 @@ def test_nobody_there_says_what_to_do() -> None:
         client.get("/jobs")
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"mixture": [{"weight": 1.0}, {"weight": float("nan")}]}, "mixture.1.weight is nan or"),
+        ({"method": {"learning_rate": float("-inf")}}, "method.learning_rate is nan or infinite"),
+        ({"prompt": "caf\udce9"}, "is not UTF-8"),
+    ],
+)
+def test_what_json_has_no_word_for_is_told_before_it_is_sent(
+    body: dict[str, Any], said: str
+) -> None:
+    with Client("http://127.0.0.1:9", "lk_secret") as client:
+        with pytest.raises(CommandFailed, match=said):
+            client.post("/jobs", body)
+        with pytest.raises(CommandFailed, match=said):
+            next(client.generate(body))
+
+
 def test_pages_are_turned_until_there_are_enough(client_of: Callable[[Answer], Client]) -> None:
     asked = []
 

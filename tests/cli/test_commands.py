@@ -146,6 +146,7 @@ def test_a_job_mixes_datasets_replays_another_and_packs_them(
     method = {"packing": True, "kl_coef": 0.1, "validation_split": 0.1, "max_length": 128}
     spec.write_text(json.dumps({"method": {"type": "sft", **method}}))
     options = ["--mixture", f"{dataset['id']}=2", "--mixture", ids[0], "--replay", f"{ids[1]}=0.5"]
+    estimated = json.loads(shared.run("job", "estimate", str(spec), *options, "--json"))
     shared.run("job", "submit", str(spec), *options, "--epochs", "2", "--rank", "4", "--follow")
 
     job = json.loads(shared.run("job", "list", "--json"))[0]
@@ -154,6 +155,8 @@ def test_a_job_mixes_datasets_replays_another_and_packs_them(
     assert job["actual"]["trained_rows"] == job["estimate"]["trained_rows"] == 72 + 36
     adapter = json.loads(shared.run("adapter", "show", job["adapter_id"], "--json"))
     assert {"eval_kl", "eval_replay_loss", f"eval_loss/{ids[0]}"} <= adapter["metrics"].keys()
+    assert (estimated["mixture"], estimated["replay"]) == (job["mixture"], job["replay"])
+    assert estimated["trained_rows"] == 72 + 36
     bad = shared.run("job", "submit", "--mixture", "ds_1=much", code=1)
     assert "ds_1=much is not DATASET=WEIGHT" in bad
 

@@ -57,6 +57,11 @@ class Script:
             self._steps.pop(0)
         return report
 
+    @property
+    def left(self) -> int:
+        """What it has not come to, its last words aside."""
+        return sum(one is not wait_for_word for one in self._steps)
+
     def tell(self, directive: Literal["cancel", "pause"]) -> None:
         self.told.append(directive)
 
@@ -374,6 +379,27 @@ def test_a_draining_runner_does_not_wait_for_a_child_that_does_not_stop(
     runner.run_next("default")
     assert launcher.started[0].killed
     assert house.job(job_id).status is Status.QUEUED, "and it is not charged"
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_pause_waits_for_a_step_but_not_for_the_first(
+    make_house: Callable[..., House], monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """A child that reads rows for minutes has nothing to keep yet."""
+    monkeypatch.setattr("jobs.attempt.STOP_GRACE_S", 0.2)
+    house = make_house()
+    job_id = house.submit(house.add_dataset(conversations(3)))
+
+    def pause(script: Script) -> None:
+        house.store.jobs.pause(house.tenant_id, job_id)
+
+    slow = [hang] * 300
+    launcher = Scripted([*[step(1)] * steps, pause, *slow, wait_for_word])
+    runner, _ = runner_of(house, launcher)
+    runner.run_next("default")
+    assert launcher.started[0].told == ["pause"]
+    assert (launcher.started[0].left == 0) is (steps > 0)
+    assert house.job(job_id).status is Status.PAUSED
 
 
 class NoCheckpoints(MemoryStore):

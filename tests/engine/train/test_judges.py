@@ -1,6 +1,7 @@
 """Graders that ask a model, as rewards: reward adapters on the job's base, judges over HTTP."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +109,39 @@ def test_a_reward_adapter_in_a_grader_gives_what_its_own_model_gives(
     assert link.warnings == []
 
 
+def test_what_is_too_long_for_the_reward_models_context_is_not_scored(tmp_path: Path) -> None:
+    """As `POST /graders/run` refuses it: a base's positions end with its context."""
+    method = GrpoMethod(grader=KIND | {"range": [-5, 5]}, per_device_batch_size=8)
+    assert method.grader is not None
+    link: Any = Reports(tmp_path, "continue")
+    renderer = load_renderer(TINY)
+    read: list[int] = []
+
+    def reader(inputs: Sequence[Sequence[int]]) -> list[float]:
+        read.extend(map(len, inputs))
+        return [1.0] * len(inputs)
+
+    plan: Any = Plan(models(tmp_path))
+    judge = judging(plan, method.grader, lambda folder, name: reader, link)
+    score = Grading(method.grader, judge, renderer, link)
+    answer = renderer.tokenizer.encode("in the pond").ids
+
+    rewards = score(
+        [asked("a", question="frog?"), asked("b", question="frog " * 600)], [answer] * 2
+    )
+
+    assert rewards == [1.0, -5.0], "the lowest of the range"
+    assert len(read) == 1
+    (warning,) = link.warnings
+    assert "holds 512; shorten `input`." in warning
+
+
 class Plan:
     """As much of a plan as judging reads."""
 
     def __init__(self, grader_models: dict[str, GraderModel], generator_url: str = "") -> None:
         self.grader_models, self.generator_url = grader_models, generator_url
-        self.judge_patience_s = 1.0
+        self.generator_key, self.judge_patience_s = "", 1.0
 
 
 def test_a_policy_learns_from_a_reward_adapter_and_a_grader_together(

@@ -1,17 +1,22 @@
 """Mixtures and replay on a real, small model: what is read, held out, reported and resumed."""
 
 import json
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine.epochs import Epochs, parts_of
 from engine.estimate.forecast import Asked, Worker, forecast_all
 from engine.estimate.mixing import Source
+from engine.packing import pack
 from engine.plan import Portion
 from engine.render import load_renderer
 from engine.rows import iter_rows
 from engine.spec import FullPeft, LoraPeft, Peft, SftMethod
+from engine.train.batches import Batches
 from engine.train.errors import TrainingFailed
 from tests.bases import make_base
 from tests.engine.estimate.test_exact import shape_of
@@ -248,6 +253,62 @@ def test_a_run_finds_what_was_estimated_of_it(
     assert [w for w in said.warnings if "ds_b" in w] == [
         w for w in reports.warnings if "is read" in w
     ]
+
+
+def test_steps_of_a_long_packed_run_follow_from_its_first_epoch(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one request would pack a thousand epochs of every dataset of its mixture."""
+    method = SftMethod(num_train_epochs=20, packing=True, **SMALL)
+    parts = [
+        portion(tmp_path, "ds_a", told(30), 1.0),
+        portion(tmp_path, "ds_b", told(9, "it"), 2.0),
+    ]
+
+    def said() -> tuple[int, str]:
+        rows = [iter_rows(part.path, "jsonl", "conversation") for part in parts]
+        found = forecast_all(
+            Asked(method, LoraPeft(r=4), seed=3),
+            shape_of(base),
+            [Source(r, 1, p.dataset_id, p.share) for r, p in zip(rows, parts, strict=True)],
+            load_renderer(base),
+            Worker("cpu", 1),
+        )
+        return found.steps, found.basis["steps"]
+
+    exact, of_all = said()
+    monkeypatch.setattr("engine.estimate.mixing.PACKED_EXAMPLES", 779)
+    about, of_one = said()
+    assert about == pytest.approx(exact, rel=0.2)
+    assert "first epoch" not in of_all
+    assert of_one.endswith("in the first epoch, as if every epoch had as many")
+    packed = count_calls(monkeypatch)
+    said()
+    assert packed == [39], "one epoch of 39 examples"
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many examples each call of `pack` was given, from now on."""
+    seen: list[int] = []
+
+    def counted(lengths: Sequence[int], room: int) -> list[list[int]]:
+        seen.append(len(lengths))
+        return pack(lengths, room)
+
+    monkeypatch.setattr("engine.epochs.pack", counted)
+    return seen
+
+
+def test_a_run_of_ten_million_steps_begins_at_once() -> None:
+    """Its rows are drawn epoch by epoch, and take no memory before."""
+    method = SftMethod(max_steps=10_000_000, per_device_batch_size=4, gradient_accumulation_steps=2)
+    parts = parts_of(["ds_a", "ds_b"], [[5] * 6, [7] * 3], [1.0, 2.0], replays=False)
+    batches = Batches(Epochs(parts, 3), method)
+    assert (len(batches), batches.steps_an_epoch) == (20_000_000, 2)
+    found = list(islice(batches, 8))
+    assert [len(batch) for batch in found] == [4, 4, 1, 1] * 2
+    assert found[3] == [[]], "the filling of an epoch's last step"
+    assert found[:4] != found[4:]
 
 
 def test_of_large_datasets_a_sample_says_about_the_same(base: Path, tmp_path: Path) -> None:
