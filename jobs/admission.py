@@ -15,6 +15,7 @@ from engine.spec import (
     PromptTuningPeft,
     QloraPeft,
 )
+from engine.steps import can_hold_out
 from jobs.auto import settle
 from jobs.combinations import of_combination, of_grader
 from jobs.errors import SpecInvalid, SpecProblem
@@ -150,6 +151,13 @@ def _of_rows(spec: JobSpec, datasets: Mapping[str, Dataset]) -> Iterator[SpecPro
                 "wrong_row_type",
                 f"{spec.method.type} learns from {wanted} rows, but dataset {dataset.id} has "
                 f"{dataset.row_type} rows.",
+            )
+        elif not can_hold_out(dataset.rows, spec.method.validation_split):
+            yield SpecProblem(
+                "method.validation_split",
+                "nothing_to_hold_out",
+                f"Dataset {dataset.id}: `method.validation_split` of {dataset.rows} rows leaves no "
+                "row on one side; change it, or bring more rows.",
             )
 
 

@@ -67,13 +67,14 @@ async def test_a_field_of_the_wrong_shape_is_told_in_words_of_json(
     assert error["message"] == message
 
 
-async def test_an_estimate_names_the_dataset_that_is_too_small_to_hold_out(
-    client: httpx.AsyncClient, spec: dict[str, Any]
+@pytest.mark.parametrize("path", ["/jobs", "/jobs/estimate"])
+async def test_the_dataset_that_is_too_small_to_hold_out_is_named(
+    client: httpx.AsyncClient, spec: dict[str, Any], path: str
 ) -> None:
     small = await upload(client, "only", 1)
     method = spec["method"] | {"validation_split": 0.1}
     given = spec | {"replay": {"dataset": small}, "method": method}
-    error = (await client.post("/jobs/estimate", json=given)).json()["error"]
+    error = (await client.post(path, json=given)).json()["error"]
     assert (error["code"], error["param"]) == ("nothing_to_hold_out", "method.validation_split")
     assert error["message"].startswith(f"Dataset {small}: `method.validation_split` of 1 rows")
 
