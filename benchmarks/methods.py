@@ -159,7 +159,7 @@ def run(bench: Bench, pefts: list[str]) -> None:
         before = bench.kindness(start, prompts)
         reward = None if peft in VIRTUAL else score(bench, peft)
         for method, (rows, low) in CHOOSING.items():
-            epochs = 8 if peft in VIRTUAL else 3
+            epochs = 8 if peft == "prefix_tuning" else 3
             job = bench.job(rows, offline(method, rate(peft, low), epochs), peft, init=start)
             after = bench.kindness(job["adapter_id"], prompts)
             bench.note(job, peft, "kind answers", before, after, 0.9, preferred(bench, job))
