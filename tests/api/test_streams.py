@@ -36,7 +36,8 @@ def browser(settings: Settings, inference: Inference) -> Iterator[httpx.Client]:
 def test_pieces_arrive_as_they_are_made(browser: httpx.Client, inference: Inference) -> None:
     inference.pause_s = 0.2
     with browser.stream("POST", "/generate", json=BODY) as answer:
-        first = next(answer.iter_lines())
+        lines = answer.iter_lines()  # kept: it closes the connection when it is gone
+        first = next(lines)
         assert inference.open_streams == 1
     assert "one" in first
 

@@ -56,7 +56,11 @@ ARCHITECTURES: dict[str, Callable[[], Any]] = {
         **_LLAMA_LIKE, head_dim=12, sliding_window=16, tie_word_embeddings=False
     ),
     "gemma3": lambda: transformers.Gemma3TextConfig(
-        **_LLAMA_LIKE, head_dim=12, sliding_window=8, tie_word_embeddings=False
+        **_LLAMA_LIKE,
+        head_dim=12,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"],
+        tie_word_embeddings=False,
     ),
     "phi": lambda: transformers.PhiConfig(**_LLAMA_LIKE),
     "phi3": lambda: transformers.Phi3Config(**_LLAMA_LIKE, pad_token_id=0),
