@@ -76,14 +76,14 @@ class LoraBank:
             self._kernel.add(inputs[:, 0].contiguous(), self._aimed_rows, offset, output[:, 0])
             return output
         lora_a, lora_b = (weights.float() for weights in self._part(name))
-        delta = torch.bmm(torch.bmm(self._in_float(inputs), lora_a), lora_b)
+        delta = torch.bmm(torch.bmm(self.in_float(inputs), lora_a), lora_b)
         if name in self._lengthened:
             offset, outputs = self._layout.outputs[name]
             gain = self._gains[self._rows, None, offset : offset + outputs]
             delta.addcmul_(gain, (output if bias is None else output - bias).float())
         return output.add_(delta)
 
-    def _in_float(self, inputs: torch.Tensor) -> torch.Tensor:
+    def in_float(self, inputs: torch.Tensor) -> torch.Tensor:
         """The inputs in float32. Layers side by side, as those of attention, share theirs."""
         if inputs.dtype == torch.float32:
             return inputs

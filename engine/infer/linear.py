@@ -72,8 +72,10 @@ class LinearLayers:
                 return None
             lora_a, lora_b = pair
             gain = active.gains.get(name)
-            plain = output if gain is None else lengthen(layer, output, gain)
-            delta = functional.linear(functional.linear(inputs[0].to(lora_a.dtype), lora_a), lora_b)
-            return (plain + delta).to(output.dtype)
+            inner = functional.linear(self.bank.in_float(inputs[0]), lora_a)
+            delta = functional.linear(inner, lora_b)
+            if gain is None:
+                return output.add_(delta)
+            return (lengthen(layer, output, gain) + delta).to(output.dtype)
 
         return add_delta
