@@ -16,6 +16,7 @@ from api.app import create_app
 from api.services import Services, open_services
 from jobs.settings import Settings
 from storage.memory import MemoryStore
+from tests.api.inference import Inference
 
 TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
@@ -136,3 +137,16 @@ async def dataset(client: httpx.AsyncClient) -> dict[str, Any]:
     assert answer.status_code == 201, answer.text
     found: dict[str, Any] = answer.json()
     return found
+
+
+@pytest.fixture
+def inference() -> Inference:
+    return Inference()
+
+
+@pytest.fixture
+async def connected(services: Services, inference: Inference) -> None:
+    """The application asks this inference server, in this process too."""
+    await services.http.aclose()
+    transport = httpx.ASGITransport(inference.app)
+    services.http = httpx.AsyncClient(transport=transport, base_url="http://inference.test")

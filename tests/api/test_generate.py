@@ -13,7 +13,7 @@ from api.services import Services
 from tests.api.inference import USAGE, Inference
 from tests.api.making import publish_adapter
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("connected")]
 
 HELLO = {"messages": [{"role": "user", "content": "say"}]}
 KEPT: dict[str, Any] = {
@@ -24,18 +24,6 @@ KEPT: dict[str, Any] = {
     },
 }
 GERMAN = "{% for m in messages %}<|user|>Frage: {{ m.content }}{% endfor %}"
-
-
-@pytest.fixture
-def inference() -> Inference:
-    return Inference()
-
-
-@pytest.fixture(autouse=True)
-async def connected(services: Services, inference: Inference) -> None:
-    await services.http.aclose()
-    transport = httpx.ASGITransport(inference.app)
-    services.http = httpx.AsyncClient(transport=transport, base_url="http://inference.test")
 
 
 def text_of(services: Services, ids: list[int]) -> str:

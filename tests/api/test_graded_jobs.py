@@ -12,23 +12,11 @@ from api.services import Services
 from tests.api.inference import Inference
 from tests.api.making import publish_adapter
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("connected")]
 
 RUBRIC = [{"role": "user", "content": "Rate: {{ sample.output_text }}"}]
 JUDGE = {"type": "score_model", "model": "tiny", "input": RUBRIC}
 FIELD = "method.grader.graders.good.model"
-
-
-@pytest.fixture
-def inference() -> Inference:
-    return Inference()
-
-
-@pytest.fixture(autouse=True)
-async def connected(services: Services, inference: Inference) -> None:
-    await services.http.aclose()
-    transport = httpx.ASGITransport(inference.app)
-    services.http = httpx.AsyncClient(transport=transport, base_url="http://inference.test")
 
 
 @pytest.fixture

@@ -19,25 +19,13 @@ from tests.api.making import publish_adapter
 from tests.api.test_generate import text_of
 from tests.engine.graders.making import EXAMPLES
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("connected")]
 
 ATTACKS: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parents[1] / "corpus" / "graders" / "attacks.json").read_text()
 )
 ITEM = {"answer": "7"}
 SCORE, LABEL = EXAMPLES["score_model"], EXAMPLES["label_model"]
-
-
-@pytest.fixture
-def inference() -> Inference:
-    return Inference()
-
-
-@pytest.fixture(autouse=True)
-async def connected(services: Services, inference: Inference) -> None:
-    await services.http.aclose()
-    transport = httpx.ASGITransport(inference.app)
-    services.http = httpx.AsyncClient(transport=transport, base_url="http://inference.test")
 
 
 def says(inference: Inference, words: str) -> None:

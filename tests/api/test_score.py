@@ -19,21 +19,9 @@ from tests.api.making import publish_adapter
 from tests.api.serving import serve, wait_until
 from tests.api.test_generate import GERMAN, text_of
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("connected")]
 
 ANSWERS = ["it is 7", "no"]
-
-
-@pytest.fixture
-def inference() -> Inference:
-    return Inference()
-
-
-@pytest.fixture(autouse=True)
-async def connected(services: Services, inference: Inference) -> None:
-    await services.http.aclose()
-    transport = httpx.ASGITransport(inference.app)
-    services.http = httpx.AsyncClient(transport=transport, base_url="http://inference.test")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from jobs.settings import Settings
 from tests.api.inference import Inference
 from tests.api.making import publish_adapter, spec_for
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("connected")]
 
 HELLO = {"messages": [{"role": "user", "content": "say"}]}
 
@@ -22,18 +22,6 @@ HELLO = {"messages": [{"role": "user", "content": "say"}]}
 def settings(settings: Settings) -> Settings:
     changed = {"generator": "vllm", "vllm_url": "http://vllm.test", "vllm_max_lora_rank": 8}
     return settings.model_copy(update=changed)
-
-
-@pytest.fixture
-def inference() -> Inference:
-    return Inference()
-
-
-@pytest.fixture(autouse=True)
-async def connected(services: Services, inference: Inference) -> None:
-    await services.http.aclose()
-    transport = httpx.ASGITransport(inference.app)
-    services.http = httpx.AsyncClient(transport=transport, base_url="http://vllm.test")
 
 
 def vllm_error(status: int, message: str, param: str | None = None) -> JSONResponse:
