@@ -85,10 +85,10 @@ def inference(
 
 
 def _inference_app(settings: "Settings", base_model: str | None) -> Any:
-    from jobs.settings import cores, quiet_threads
+    from jobs.settings import SPINS, cores, quiet_threads
 
     threads = settings.inference_threads or max(1, cores() // 2)
-    quiet_threads(threads)
+    quiet_threads(threads, spins=SPINS)
     from adapters.cache import AdapterCache
     from engine.bases import BaseCatalogue
     from engine.infer.server import create_app
