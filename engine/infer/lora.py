@@ -92,10 +92,12 @@ def packed(
     rank = max(a.shape[0] for a, _ in pairs.values())
     some = next(iter(pairs.values()))[0]
     whole = torch.zeros(rank * layout.width, dtype=torch.float32, device=some.device)
+    places = dict(zip(layout.places, layout.parts(whole), strict=True))
     views = {}
     for name, (lora_a, _) in pairs.items():
-        its_a, its_b = layout.part(whole, name)
-        views[name] = (its_a[: lora_a.shape[0]], its_b[: lora_a.shape[0]])
+        own, n_in = lora_a.shape
+        place = places[name] if own == rank else places[name][:own]
+        views[name] = (place[:, :n_in], place[:, n_in:])
     # Hundreds of small copies: by one call each, and not from Python.
     torch._foreach_copy_([a for a, _ in views.values()], [a for a, _ in pairs.values()])
     torch._foreach_copy_([b for _, b in views.values()], [b.T for _, b in pairs.values()])
