@@ -10,6 +10,7 @@ from jobs.checkpoints import CheckpointCorrupt
 from jobs.errors import LeaseLost, StoreUnavailable
 from jobs.keeper import LeaseKeeper
 from jobs.model import Claim, JobError
+from storage.crash import crash_point
 from storage.objects import ObjectNotFound, StorageError, StorageUnavailable
 
 log = structlog.get_logger()
@@ -40,6 +41,7 @@ class Runner:
             job_id=claim.job.id, attempt=claim.job.attempt
         ):
             log.info("job.claimed")
+            crash_point("claimed")
             try:
                 self._run(claim)
             except LeaseLost as lost:

@@ -68,6 +68,13 @@ class Settings(BaseSettings):
     )
     drain_s: float = Field(60.0, gt=0, description="SIGTERM to a released job, at most")
 
+    stall_s: float = Field(
+        1800.0, gt=0, description="a trainer that says nothing for so long is ended, and retried"
+    )
+    crash_at: str = Field(
+        "", description="for tests alone: where in the code a worker kills itself"
+    )
+
     train_threads: int = Field(0, ge=0, description="0: every core")
     inference_threads: int = Field(0, ge=0, description="0: half the cores, at least one")
     inference_dtype: Literal["auto", "float32", "bfloat16"] = Field(

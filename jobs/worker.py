@@ -23,6 +23,7 @@ from jobs.queue import BrokerWakeUps, listen, open_broker
 from jobs.runner import Runner
 from jobs.settings import Settings
 from jobs.sweep import Sweep
+from storage.crash import arm, crash_point
 
 log = structlog.get_logger()
 
@@ -31,6 +32,7 @@ EMBEDDED_WAKE_S = 0.1
 
 def run(settings: Settings, launcher: Launcher | None = None) -> None:
     """Work until SIGTERM or SIGINT; then hand back the job in hand, checkpointed, and return."""
+    arm(settings.crash_at)
     launcher = launcher or LocalLauncher()
     stop = _stop_on_signals()
     launcher.warm_up()
@@ -48,6 +50,7 @@ def run(settings: Settings, launcher: Launcher | None = None) -> None:
             generator_url=settings.inference,
             generator_key=settings.inference_key,
             judge_patience_s=settings.judge_patience_s,
+            stall_s=settings.stall_s,
             drain_s=settings.drain_s / 2,  # the rest is for the upload of its checkpoint
         )
         runner = Runner(
@@ -81,7 +84,7 @@ def _work(runner: Runner, queue: str) -> None:
     """Run jobs until none is left. A wake-up never fails: the table keeps what it was about."""
     try:
         while runner.run_next(queue):
-            pass
+            crash_point("before_ack")
     except StoreUnavailable as error:
         log.warning("worker.store_unavailable", error=str(error))
     except Exception:
