@@ -7,7 +7,7 @@ VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env check format test env-vllm test-vllm demo serve bench bench-infer bench-memory methods-table reliability-table clean
+.PHONY: help env check format test env-vllm test-vllm demo serve bench bench-infer bench-memory methods-table test-storm soak reliability-table clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -67,6 +67,12 @@ bench-memory: $(READY)  ## PPO's peak memory against SFT's, on a base of 135M
 
 methods-table: $(READY)  ## every method with every PEFT kind, measured, into docs/methods.md
 	$(BIN)/python -m benchmarks.methods $(ARGS)
+
+test-storm: $(READY)  ## whatever uses S3, while nearly half of its requests fail
+	$(BIN)/pytest --storage-storm=1 tests/chaos tests/test_end_to_end.py -k "production or storm or every_role or postgresql" $(ARGS)
+
+soak: $(READY)  ## load and endurance: thousands of clients, 1 GiB, half an hour of jobs
+	$(BIN)/pytest -m soak -p no:randomly $(ARGS)
 
 reliability-table: $(READY)  ## what the tests measured of every promise, into docs/reliability.md
 	$(BIN)/python -m benchmarks.reliability

@@ -184,8 +184,11 @@ def _serve_http(app: Any, bound: socket.socket) -> None:
     import structlog
     import uvicorn
 
+    from cli.patience import PatientProtocol
+
     config = uvicorn.Config(
         app,
+        http=PatientProtocol,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=DRAIN_S,

@@ -298,7 +298,7 @@ class Leases:
             _end(connection, job, "cancelled")
             return False
         losses = connection.scalar(sa.select(jobs.c.losses).where(jobs.c.id == job.id)) or 0
-        if losses + 1 >= self._max_attempts:
+        if losses + 1 >= self._max_attempts or _seen_enough(connection, job, error):
             text = f"{error.message} This happened {losses + 1} times, so the job was given up."
             self._give_up(connection, job, error.model_copy(update={"message": text}))
             return False
@@ -333,6 +333,13 @@ def _owned(attempt: int) -> sa.ColumnElement[bool]:
 
 def _lost(job_id: str, attempt: int) -> LeaseLost:
     return LeaseLost(f"Attempt {attempt} of job {job_id} has lost its lease.")
+
+
+def _seen_enough(connection: sa.Connection, job: Job, error: JobError) -> bool:
+    """Memory that was too small twice is too small: the third attempt would take a worker too."""
+    same = sa.and_(attempts.c.job_id == job.id, attempts.c.outcome == error.code)
+    seen = connection.scalar(sa.select(sa.func.count()).select_from(attempts).where(same)) or 0
+    return error.code == "out_of_memory" and seen > 0
 
 
 def _end(connection: sa.Connection, job: Job, outcome: str) -> None:

@@ -1,5 +1,6 @@
 """Claims jobs and runs their attempts, one at a time; every failure becomes the job's."""
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -96,6 +97,9 @@ def _failure_of(error: Exception) -> AttemptFailed:
         return error
     if isinstance(error, StorageError):
         code, message = "storage_error", _of_storage(error)
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        code = "disk_full"
+        message = "The worker's disk is full; the operator has to make room on it."
     elif isinstance(error, OSError):
         code, message = "disk_error", f"The worker's disk failed: {error.strerror or error}"
     else:

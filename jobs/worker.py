@@ -16,6 +16,7 @@ import structlog
 
 from engine.bases import BaseCatalogue
 from jobs.attempt import Workshop
+from jobs.collecting import Collecting
 from jobs.errors import StoreUnavailable
 from jobs.launcher import Launcher, LocalLauncher
 from jobs.opening import open_objects, open_store
@@ -68,13 +69,22 @@ def run(settings: Settings, launcher: Launcher | None = None) -> None:
             expire_s=settings.sweep_s,
             wake_s=EMBEDDED_WAKE_S if settings.embedded else settings.sweep_s,
         )
+        collecting = Collecting(
+            store,
+            shop.objects,
+            every_s=settings.collect_s,
+            orphan_s=settings.orphan_s,
+            checkpoint_days=settings.checkpoint_days,
+        )
         worker.start()
         sweep.start()
+        collecting.start()
         log.info("worker.started", owner=owner, queue=settings.queue)
         stop.wait()
         log.info("worker.draining")
         shop.draining.set()
         sweep.close()
+        collecting.close()
         worker.stop(timeout=int(settings.drain_s * 1000))
     store.close()
     log.info("worker.stopped")

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,14 +64,16 @@ class Nursery:
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
-    def start(self, settings: Settings, **changes: Any) -> Worker:
-        """A worker of these settings; `changes` may name a crash point."""
+    def start(self, settings: Settings, *, clock_s: float = 0.0, **changes: Any) -> Worker:
+        """A worker of these settings, whose clock is `clock_s` fast; `changes` may name a crash
+        point.
+        """
         plain = {
             name: value.get_secret_value() if isinstance(value, SecretStr) else value
             for name, value in settings
         } | changes
         order = json.loads(json.dumps(plain, default=str))
-        return Worker(self, self.ask(start=order))
+        return Worker(self, self.ask(start=order, clock_s=clock_s))
 
     @contextmanager
     def worker(self, settings: Settings, **changes: Any) -> Iterator[Worker]:
@@ -111,7 +114,7 @@ def _serve() -> None:
         if "start" in order:
             pid = os.fork()
             if pid == 0:
-                _become_worker(order["start"])
+                _become_worker(order["start"], order["clock_s"])
             children.add(pid)
             answer: int | None = pid
         else:
@@ -136,9 +139,10 @@ def _wait(pid: int, timeout_s: float, ended: dict[int, int]) -> int | None:
     return ended[pid]
 
 
-def _become_worker(values: dict[str, Any]) -> None:
+def _become_worker(values: dict[str, Any], clock_s: float) -> None:
     """Never returns."""
-    code = 1
+    code, right = 1, time.time
+    time.time = lambda: right() + clock_s
     try:
         os.setsid()
         settings = Settings.model_validate(values)
@@ -150,6 +154,8 @@ def _become_worker(values: dict[str, Any]) -> None:
         configure_logging("json", "worker")
         run(settings, LocalLauncher(preload=(TRAINER,), trainer=TRAINER))
         code = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(code)
 

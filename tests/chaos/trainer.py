@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import resource
 import signal
 import time
 from multiprocessing.connection import Connection
@@ -27,8 +28,9 @@ ORPHANED = 75
 
 
 class Script(BaseModel):
-    """What a run does. `at` a step: killed (`kill`), silent for ever (`hang`), out of memory
-    (`hog`), or a full disk (`fill`). `once`: in its first attempt only, by a file there.
+    """What a run does. `at` a step: its process is killed (`kill`) or crashes (`crash`), or kills
+    its worker (`murder`), is silent for ever (`hang`), runs out of memory (`hog`) or fills its disk
+    (`fill`). `once`: in its first attempt only, by a file there.
     """
 
     steps: int = 10
@@ -137,6 +139,11 @@ class Run:
             script.once.touch()
         if what == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        elif what == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        elif what == "murder":
+            os.kill(os.getsid(0), signal.SIGKILL)  # each worker leads a session
+            time.sleep(60)
         elif what == "hang":
             while True:
                 time.sleep(3600)
@@ -177,7 +184,8 @@ def write_adapter(folder: Path, digest: str) -> None:
 
 
 def _hog() -> None:
-    """Ask for memory until there is none."""
+    """Ask for memory until there is none; a quarter of a GiB is all that this process may have."""
+    resource.setrlimit(resource.RLIMIT_AS, (256 << 20, 256 << 20))
     held = []
     while True:
         held.append(bytearray(64 << 20))
