@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VLLM := .venv-vllm
+STORM := tests/contract/test_object_store.py tests/chaos/test_kills.py tests/chaos/test_collecting.py \
+	tests/chaos/test_letting_go.py tests/chaos/test_storage_storm.py \
+	tests/test_end_to_end.py::test_the_same_path_over_postgresql_redis_and_s3
 VLLM_READY := $(VLLM)/.ready
 
 .DEFAULT_GOAL := help
@@ -69,7 +72,7 @@ methods-table: $(READY)  ## every method with every PEFT kind, measured, into do
 	$(BIN)/python -m benchmarks.methods $(ARGS)
 
 test-storm: $(READY)  ## whatever uses S3, while nearly half of its requests fail
-	$(BIN)/pytest --storage-storm=1 tests/chaos tests/test_end_to_end.py -k "production or storm or every_role or postgresql" $(ARGS)
+	$(BIN)/pytest --storage-storm=1 $(STORM) $(ARGS)
 
 soak: $(READY)  ## load and endurance: thousands of clients, 1 GiB, half an hour of jobs
 	$(BIN)/pytest -m soak -p no:randomly $(ARGS)

@@ -88,7 +88,7 @@ def s3(s3_server: S3Server, pytestconfig: pytest.Config) -> Iterator[S3Server]:
         if seed is None:
             yield server
             return
-        with faulty_proxy(server.endpoint_url, Weather(seed), stall_s=11.0) as storm:
+        with faulty_proxy(server.endpoint_url, Weather(seed), stall_s=1.0) as storm:
             yield server._replace(endpoint_url=storm.url)
 
 
