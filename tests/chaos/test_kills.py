@@ -4,7 +4,11 @@ import random
 import signal
 import time
 
+import pytest
+
 from jobs.model import Status
+from jobs.queue import open_wakeups
+from jobs.settings import Settings
 from tests.chaos.conftest import Make
 from tests.chaos.house import LEASE_S, SWEEP_S, ChaosHouse, lost
 from tests.chaos.trainer import Script
@@ -50,7 +54,11 @@ def test_a_worker_that_is_killed_at_any_named_point_loses_nothing(
     """A job and a worker for each point, all at once: each dies in its first job."""
     house = production()
     ids = [house.post(Script(steps=12), checkpoint_every=EVERY) for _ in POINTS]
-    doomed = [house.nursery.start(house.settings, crash_at=point) for point in POINTS]
+    # None of the doomed sweeps, so that none goes on with what another one left.
+    doomed = [house.nursery.start(house.settings, crash_at=p, sweep_s=60.0) for p in POINTS]
+    wakeups = open_wakeups(house.settings.broker_url)
+    for _ in range(3 * len(POINTS)):  # one that dies may have taken three
+        wakeups.wake(house.settings.queue)
     died = sum(worker.wait(30) == -signal.SIGKILL for worker in doomed)
     with house.at_work(2):
         house.wait_all(ids)
@@ -80,6 +88,27 @@ def test_workers_that_are_killed_at_random_lose_nothing(production: Make, record
             house.nursery.end(worker)
     record("R1", "workers killed at random", kills, exactly=KILLS)
     check(house, ids, record)
+
+
+@pytest.mark.soak
+def test_with_the_settings_that_ship_a_killed_workers_job_runs_again_in_time(
+    production: Make, record: Record
+) -> None:
+    shipped = Settings()
+    times = {name: getattr(shipped, name) for name in ("lease_s", "heartbeat_s", "sweep_s")}
+    house = production(**times)
+    job_id = house.post(Script(steps=100, step_s=0.05))
+    with house.at_work(2) as workers:
+        house.wait(job_id, lambda job: job.progress.step >= 5)
+        (owner,) = [w for w in workers if f"-{w.pid}-" in house.attempts(job_id)[0]["owner"]]
+        owner.kill()
+        killed_at = time.time()
+        house.wait(job_id, lambda job: job.attempt == 2)
+        again = house.attempts(job_id)[1]["claimed_at"] - killed_at
+        house.wait(job_id)
+    promised = shipped.lease_s + shipped.sweep_s + START_S
+    record("R1", f"running again, lease {shipped.lease_s:g} s", again, "s", at_most=promised)
+    check(house, [job_id], record)
 
 
 def check(house: ChaosHouse, ids: list[str], record: Record) -> None:

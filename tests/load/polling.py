@@ -11,6 +11,7 @@ The report is JSON on standard output.
 import asyncio
 import json
 import random
+import resource
 import subprocess
 import sys
 import time
@@ -96,6 +97,8 @@ async def _run(port: int, seconds: float, every_s: float, lines: list[str]) -> R
 
 
 def main() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     port, seconds, every_s = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
     report = asyncio.run(_run(port, seconds, every_s, sys.stdin.read().splitlines()))
     print(json.dumps(report._asdict()))
