@@ -182,7 +182,7 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _allow_connections() -> None:
-    """Ask for all descriptors that this process may have: a poller holds one, 1024 are soon used."""
+    """Ask for all descriptors that there are for it: each poller holds one, 1024 are soon used."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
