@@ -30,8 +30,9 @@ class Watch:
     def look(self) -> None:
         rss, fds = 0, 0
         for worker in self.workers:
-            process = psutil.Process(worker.pid)
-            rss, fds = rss + process.memory_info().rss, fds + process.num_fds()
+            owner = psutil.Process(worker.pid)
+            for process in (owner, *owner.children()):  # its fork server, not what that forks
+                rss, fds = rss + process.memory_info().rss, fds + process.num_fds()
         self.rss_mib.append(rss / MIB)
         self.descriptors.append(fds)
 
