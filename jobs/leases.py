@@ -25,7 +25,7 @@ from jobs.model import (
     Progress,
     Status,
 )
-from jobs.tables import attempts, checkpoints, jobs, now
+from jobs.tables import attempts, checkpoints, jobs, now, tenants
 from jobs.throughputs import insert_throughput
 
 
@@ -52,18 +52,28 @@ class Leases:
     def claim(self, owner: str, queue: str) -> Claim | None:
         """The best queued job, now ours as a new attempt, or None when there is none.
 
-        Best: highest priority, then the tenant with the fewest running jobs, then the oldest.
+        Best: highest priority, then the tenant with the fewest running jobs, then the one whose
+        turn is longest ago, then the oldest job.
         """
         rival = jobs.alias("rival")
         running = (
-            sa.select(sa.func.count())
-            .where(rival.c.tenant_id == jobs.c.tenant_id, rival.c.status == Status.RUNNING)
-            .scalar_subquery()
+            sa.select(rival.c.tenant_id, sa.func.count().label("held"))
+            .where(rival.c.status == Status.RUNNING)
+            .group_by(rival.c.tenant_id)
+            .subquery("running")
         )
         best = (
             sa.select(jobs)
+            .outerjoin(running, running.c.tenant_id == jobs.c.tenant_id)
+            .outerjoin(tenants, tenants.c.id == jobs.c.tenant_id)
             .where(jobs.c.queue == queue, jobs.c.status == Status.QUEUED)
-            .order_by(jobs.c.priority.desc(), running, jobs.c.created_at, jobs.c.id)
+            .order_by(
+                jobs.c.priority.desc(),
+                sa.func.coalesce(running.c.held, 0),
+                sa.func.coalesce(tenants.c.served_at, 0.0),
+                jobs.c.created_at,
+                jobs.c.id,
+            )
             .limit(1)
             .with_for_update(skip_locked=True, of=jobs)
         )
@@ -89,6 +99,8 @@ class Leases:
             lease_expires_at=now() + self._lease_s,
             started_at=sa.func.coalesce(jobs.c.started_at, now()),
         )
+        served = tenants.update().where(tenants.c.id == job.tenant_id)
+        connection.execute(served.values(served_at=now()))
         claimed = {"job_id": job.id, "attempt": attempt, "owner": owner, "claimed_at": now()}
         connection.execute(attempts.insert().values(claimed))
         row = connection.execute(sa.select(jobs).where(jobs.c.id == job.id)).mappings().one()

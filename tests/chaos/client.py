@@ -11,7 +11,6 @@ from api.app import create_app
 from api.services import open_services
 from tests.api.serving import serve
 from tests.chaos.house import ChaosHouse
-from tests.chaos.trainer import Script
 
 
 class Client:
@@ -24,7 +23,7 @@ class Client:
             json={
                 "base_model": "tiny",
                 "dataset": dataset_id,
-                "method": {"type": "sft"},
+                "method": {"type": "sft", "max_length": 256},
                 "peft": {"type": "lora", "r": 4},
                 "checkpoint_every": 5,
             },
@@ -52,7 +51,3 @@ def api_of(house: ChaosHouse) -> Iterator[Client]:
         ) as http,
     ):
         yield Client(house, http)
-
-
-def long_script() -> Script:
-    return Script(steps=40, step_s=0.1)

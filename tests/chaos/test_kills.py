@@ -77,8 +77,9 @@ def test_workers_that_are_killed_at_random_lose_nothing(production: Make, record
         while kills < KILLS:
             time.sleep(dice.uniform(0.1, 0.6))
             victim = workers.pop(dice.randrange(len(workers)))
-            kills += victim.alive
+            assert victim.alive, "a worker ended that nobody had killed"
             victim.kill()
+            kills += 1
             workers.append(house.nursery.start(house.settings))
             if house.unended() < 3:
                 ids.append(house.post(Script(steps=20, step_s=0.01), checkpoint_every=EVERY))

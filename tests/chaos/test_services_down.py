@@ -111,7 +111,9 @@ def test_without_redis_jobs_are_taken_and_run_once_it_is_back(
     dataset_id = house.add_dataset([row_of(Script())])
     slowest, ids = 0.0, []
     with valkey(port), api_of(house) as warm:
-        ids.append(warm.post_job(dataset_id).json()["id"])
+        answer = warm.post_job(dataset_id)
+        assert answer.status_code == 201, answer.text
+        ids.append(answer.json()["id"])
         with house.at_work():
             house.wait_all(ids)
     with api_of(house) as client:
