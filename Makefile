@@ -4,10 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VLLM := .venv-vllm
+STORM := tests/contract/test_object_store.py tests/chaos/test_kills.py tests/chaos/test_collecting.py \
+	tests/chaos/test_letting_go.py tests/chaos/test_storage_storm.py \
+	tests/test_end_to_end.py::test_the_same_path_over_postgresql_redis_and_s3
 VLLM_READY := $(VLLM)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env check format test env-vllm test-vllm demo serve bench bench-infer bench-memory methods-table clean
+.PHONY: help env check format test env-vllm test-vllm demo serve bench bench-infer bench-memory methods-table test-storm soak reliability-table clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -68,6 +71,15 @@ bench-memory: $(READY)  ## PPO's peak memory against SFT's, on a base of 135M
 
 methods-table: $(READY)  ## every method with every PEFT kind, measured, into docs/methods.md
 	$(BIN)/python -m benchmarks.methods $(ARGS)
+
+test-storm: $(READY)  ## whatever uses S3, while nearly half of its requests fail
+	$(BIN)/pytest --storage-storm=1 $(STORM) $(ARGS)
+
+soak: $(READY)  ## load and endurance: thousands of clients, 1 GiB, half an hour of jobs
+	$(BIN)/pytest -m soak -p no:randomly $(ARGS)
+
+reliability-table: $(READY)  ## what the tests measured of every promise, into docs/reliability.md
+	$(BIN)/python -m benchmarks.reliability
 
 clean:  ## remove the environment and what the service stored
 	rm -rf $(VENV) $(VLLM) .luthier

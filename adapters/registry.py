@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from adapters.errors import AdapterCorrupt, AdapterError, AdapterMissing
 from adapters.manifest import MANIFEST_NAME, FileEntry, Manifest, decode, encode, unseal
+from storage.crash import crash_point
 from storage.files import make_folder, read_chunks, sha256_of, write_whole
 from storage.keys import adapter_file, adapter_pointer, adapter_prefix, check_file_name
 from storage.objects import ObjectExists, ObjectNotFound, ObjectStore
@@ -37,7 +38,9 @@ def publish(store: ObjectStore, tenant_id: str, folder: Path, manifest: Manifest
     if existing is None:
         files = tuple(_upload(store, tenant_id, adapter_id, path) for path in paths)
         manifest = manifest.model_copy(update={"files": files})
+        crash_point("tensors_uploaded")
         manifest = _put_manifest(store, tenant_id, manifest)
+        crash_point("manifest_put")
     else:
         files = tuple(map(_entry_of, paths))
         _require_same(existing, manifest.model_copy(update={"files": files}))

@@ -1,6 +1,7 @@
 """`luthier api`, `worker` and `inference`: one role each, in this process, until SIGTERM."""
 
 import importlib.util
+import resource
 import signal
 import socket
 import sys
@@ -180,12 +181,22 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(0)
 
 
+def _allow_connections() -> None:
+    """Ask for all descriptors that there are for it: each poller holds one, 1024 are soon used."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def _serve_http(app: Any, bound: socket.socket) -> None:
     import structlog
     import uvicorn
 
+    from cli.patience import PatientProtocol
+
+    _allow_connections()
     config = uvicorn.Config(
         app,
+        http=PatientProtocol,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=DRAIN_S,

@@ -59,6 +59,7 @@ from jobs.model import (
 )
 from jobs.publishing import publish, unpublish
 from jobs.store import Store
+from storage.crash import crash_point
 from storage.keys import dataset_source
 from storage.objects import ObjectNotFound, ObjectStore, StorageError
 
@@ -73,7 +74,8 @@ KEPT_CHECKPOINTS = 2
 class Workshop:
     """What every attempt of a worker uses. `draining`, once set, makes it hand its job back.
 
-    A child has `drain_s` for that, which covers the step in hand and its checkpoint. `device` and
+    A child has `drain_s` for that, which covers the step in hand and its checkpoint; one that says
+    nothing for `stall_s` is taken to hang, whatever its lease. `device` and
     `queue` say what kind of worker it is, for estimates. `generator_url` is the inference server's,
     for graders that ask a judge; an attempt waits `judge_patience_s` for one that is away.
     """
@@ -84,6 +86,7 @@ class Workshop:
     launcher: Launcher
     threads: int
     drain_s: float = 30.0
+    stall_s: float = 1800.0
     device: Device = "cpu"
     queue: str = "default"
     generator_url: str = ""
@@ -122,6 +125,7 @@ class Attempt:
         try:
             self._clear_leftovers()
             plan = self._prepare()
+            crash_point("inputs_fetched")
             child = self._shop.launcher.start(plan)
             self._expectation.begin(plan)
             try:
@@ -265,6 +269,7 @@ class Attempt:
 
     def _follow(self, child: Running) -> Report:
         """Pass on reports and directives until the child has said its last word."""
+        heard_at = time.monotonic()
         while True:
             if self._keeper.lost.is_set():
                 raise LeaseLost(f"Attempt {self._claim.job.attempt} has lost its lease.")
@@ -275,6 +280,10 @@ class Attempt:
                 report = child.receive(POLL_S)
             except EOFError:
                 return _crash(child.exit_code())
+            if report is not None:
+                heard_at = time.monotonic()
+            elif time.monotonic() - heard_at > self._shop.stall_s:
+                return _stalled(self._shop.stall_s)
             if isinstance(report, Finished | Stopped | Failed):
                 return report
             if report is not None:
@@ -315,6 +324,7 @@ class Attempt:
             case Stepped():
                 self._stepped = True
                 self._journal.step(report)
+                crash_point("stepped")
             case Evaluated():
                 self._journal.add(_evaluated(report))
             case Warned():
@@ -328,6 +338,7 @@ class Attempt:
         """Store a checkpoint, make it count, and let go of those that nobody needs any more."""
         job, leases, objects = self._claim.job, self._shop.store.leases, self._shop.objects
         checkpoint = store_checkpoint(objects, job, saved.step, saved.path, saved.metrics)
+        crash_point("checkpoint_uploaded")
         shutil.rmtree(saved.path, ignore_errors=True)
         self._keeper.insist(lambda: leases.add_checkpoint(checkpoint))
         try:
@@ -355,6 +366,7 @@ class Attempt:
             adapter = publish(objects, self._claim, finished, base_path, parents=self._parents)
         except AdapterInvalid as error:
             raise _failure(error.code, f"The result cannot be served: {error}.") from error
+        crash_point("manifest_written")
         actual = self._expectation.actual(finished)
         try:
             self._keeper.insist(
@@ -366,6 +378,7 @@ class Attempt:
             if not self._has_row(adapter):
                 unpublish(objects, job.tenant_id, job.id, job.attempt)
                 raise
+        crash_point("row_finished")
         log.info("job.succeeded", adapter_id=adapter.id)
 
     def _has_row(self, adapter: Adapter) -> bool:
@@ -434,6 +447,12 @@ def _gone(adapter_id: str) -> AttemptFailed:
 
 def _failure(code: str, message: str) -> AttemptFailed:
     return AttemptFailed(JobError(code=code, message=message), retryable=False)
+
+
+def _stalled(stall_s: float) -> Failed:
+    """A child that hangs would keep its lease for ever: the lease is its worker's to renew."""
+    message = f"The trainer said nothing for {stall_s:g} s, so it was ended."
+    return Failed(code="trainer_stalled", message=message, retryable=True)
 
 
 def _crash(exit_code: int | None) -> Failed:

@@ -25,6 +25,18 @@ AWAY = (
     sa.exc.TimeoutError,
 )
 
+# A server that is gone without a word (a lost node, a cut cable) is noticed by TCP itself: idle
+# connections are probed, and what was sent must be acknowledged in time.
+POSTGRESQL: dict[str, Any] = {
+    "connect_timeout": 2,
+    "options": "-c statement_timeout=30000",
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
 
 class Database:
     """Transactions over one SQLAlchemy engine. `url` is any SQLAlchemy URL of the two dialects."""
@@ -135,5 +147,5 @@ def _postgresql(url: sa.URL) -> sa.Engine:
         pool_timeout=2,
         pool_size=10,
         max_overflow=20,
-        connect_args={"connect_timeout": 2, "options": "-c statement_timeout=30000"},
+        connect_args=POSTGRESQL,
     )

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 from engine.plan import REPORT, Plan, Report
 
 PRELOAD = "engine.train.preload"
+TRAINER = "engine.train.child"
 EXIT_S = 10.0  # from a child's last word to its end: a large one takes its time to be cleared away
 
 
@@ -38,7 +39,8 @@ class Launcher(Protocol):
 class LocalLauncher:
     """Children on this machine. They share what the fork server has imported, and nothing else."""
 
-    def __init__(self, preload: Sequence[str] = (PRELOAD,)) -> None:
+    def __init__(self, preload: Sequence[str] = (PRELOAD,), trainer: str = TRAINER) -> None:
+        self._trainer = trainer
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(preload))
 
@@ -48,16 +50,19 @@ class LocalLauncher:
     def start(self, plan: Plan) -> "LocalChild":
         ours, theirs = self._context.Pipe(duplex=True)
         process = self._context.Process(
-            target=_child, args=(theirs, plan.model_dump_json()), name="trainer", daemon=True
+            target=_child,
+            args=(self._trainer, theirs, plan.model_dump_json()),
+            name="trainer",
+            daemon=True,
         )
         process.start()
         theirs.close()
         return LocalChild(process, ours)
 
 
-def _child(link: connection.Connection, plan_json: str) -> None:
+def _child(trainer: str, link: connection.Connection, plan_json: str) -> None:
     # By name: this module belongs to the torch-free side and is imported by it.
-    importlib.import_module("engine.train.child").main(link, plan_json)
+    importlib.import_module(trainer).main(link, plan_json)
 
 
 class LocalChild:

@@ -25,7 +25,7 @@ from jobs.model import (
     Progress,
     Status,
 )
-from jobs.tables import attempts, checkpoints, jobs, now
+from jobs.tables import attempts, checkpoints, jobs, now, tenants
 from jobs.throughputs import insert_throughput
 
 
@@ -52,18 +52,28 @@ class Leases:
     def claim(self, owner: str, queue: str) -> Claim | None:
         """The best queued job, now ours as a new attempt, or None when there is none.
 
-        Best: highest priority, then the tenant with the fewest running jobs, then the oldest.
+        Best: highest priority, then the tenant with the fewest running jobs, then the one whose
+        turn is longest ago, then the oldest job.
         """
         rival = jobs.alias("rival")
         running = (
-            sa.select(sa.func.count())
-            .where(rival.c.tenant_id == jobs.c.tenant_id, rival.c.status == Status.RUNNING)
-            .scalar_subquery()
+            sa.select(rival.c.tenant_id, sa.func.count().label("held"))
+            .where(rival.c.status == Status.RUNNING)
+            .group_by(rival.c.tenant_id)
+            .subquery("running")
         )
         best = (
             sa.select(jobs)
+            .outerjoin(running, running.c.tenant_id == jobs.c.tenant_id)
+            .outerjoin(tenants, tenants.c.id == jobs.c.tenant_id)
             .where(jobs.c.queue == queue, jobs.c.status == Status.QUEUED)
-            .order_by(jobs.c.priority.desc(), running, jobs.c.created_at, jobs.c.id)
+            .order_by(
+                jobs.c.priority.desc(),
+                sa.func.coalesce(running.c.held, 0),
+                sa.func.coalesce(tenants.c.served_at, 0.0),
+                jobs.c.created_at,
+                jobs.c.id,
+            )
             .limit(1)
             .with_for_update(skip_locked=True, of=jobs)
         )
@@ -89,6 +99,8 @@ class Leases:
             lease_expires_at=now() + self._lease_s,
             started_at=sa.func.coalesce(jobs.c.started_at, now()),
         )
+        served = tenants.update().where(tenants.c.id == job.tenant_id)
+        connection.execute(served.values(served_at=now()))
         claimed = {"job_id": job.id, "attempt": attempt, "owner": owner, "claimed_at": now()}
         connection.execute(attempts.insert().values(claimed))
         row = connection.execute(sa.select(jobs).where(jobs.c.id == job.id)).mappings().one()
@@ -298,7 +310,7 @@ class Leases:
             _end(connection, job, "cancelled")
             return False
         losses = connection.scalar(sa.select(jobs.c.losses).where(jobs.c.id == job.id)) or 0
-        if losses + 1 >= self._max_attempts:
+        if losses + 1 >= self._max_attempts or _seen_enough(connection, job, error):
             text = f"{error.message} This happened {losses + 1} times, so the job was given up."
             self._give_up(connection, job, error.model_copy(update={"message": text}))
             return False
@@ -333,6 +345,13 @@ def _owned(attempt: int) -> sa.ColumnElement[bool]:
 
 def _lost(job_id: str, attempt: int) -> LeaseLost:
     return LeaseLost(f"Attempt {attempt} of job {job_id} has lost its lease.")
+
+
+def _seen_enough(connection: sa.Connection, job: Job, error: JobError) -> bool:
+    """Memory that was too small twice is too small: the third attempt would take a worker too."""
+    same = sa.and_(attempts.c.job_id == job.id, attempts.c.outcome == error.code)
+    seen = connection.scalar(sa.select(sa.func.count()).select_from(attempts).where(same)) or 0
+    return error.code == "out_of_memory" and seen > 0
 
 
 def _end(connection: sa.Connection, job: Job, outcome: str) -> None:

@@ -150,9 +150,12 @@ class Record(BaseModel):
 
 
 class Tenant(Record):
+    """`served_at`: when a worker last took one of its jobs."""
+
     id: str
     name: str
     created_at: float
+    served_at: float | None = None
 
 
 class ApiKey(Record):

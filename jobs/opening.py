@@ -37,6 +37,7 @@ def open_objects(settings: Settings) -> ObjectStore:
         region=settings.s3_region,
         access_key=settings.s3_access_key,
         secret_key=secret.get_secret_value() if secret else None,
+        timeout_s=settings.s3_timeout_s,
     )
 
 

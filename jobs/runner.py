@@ -1,5 +1,6 @@
 """Claims jobs and runs their attempts, one at a time; every failure becomes the job's."""
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from jobs.checkpoints import CheckpointCorrupt
 from jobs.errors import LeaseLost, StoreUnavailable
 from jobs.keeper import LeaseKeeper
 from jobs.model import Claim, JobError
+from storage.crash import crash_point
 from storage.objects import ObjectNotFound, StorageError, StorageUnavailable
 
 log = structlog.get_logger()
@@ -40,6 +42,7 @@ class Runner:
             job_id=claim.job.id, attempt=claim.job.attempt
         ):
             log.info("job.claimed")
+            crash_point("claimed")
             try:
                 self._run(claim)
             except LeaseLost as lost:
@@ -94,6 +97,9 @@ def _failure_of(error: Exception) -> AttemptFailed:
         return error
     if isinstance(error, StorageError):
         code, message = "storage_error", _of_storage(error)
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        code = "disk_full"
+        message = "The worker's disk is full; the operator has to make room on it."
     elif isinstance(error, OSError):
         code, message = "disk_error", f"The worker's disk failed: {error.strerror or error}"
     else:

@@ -28,6 +28,7 @@ class Settings(BaseSettings):
     s3_region: str | None = None
     s3_access_key: str | None = None
     s3_secret_key: SecretStr | None = None
+    s3_timeout_s: float = Field(10.0, gt=0, description="for the next bytes, before another try")
 
     host: str = "127.0.0.1"
     port: int = 8321
@@ -67,6 +68,22 @@ class Settings(BaseSettings):
         120.0, ge=0, description="an attempt's wait for an inference server that is away"
     )
     drain_s: float = Field(60.0, gt=0, description="SIGTERM to a released job, at most")
+
+    stall_s: float = Field(
+        1800.0, gt=0, description="a trainer that says nothing for so long is ended, and retried"
+    )
+    collect_s: float = Field(
+        6 * 3600.0, gt=0, description="how often a worker looks for files that nothing names"
+    )
+    orphan_s: float = Field(
+        24 * 3600.0, gt=0, description="files that nothing names are removed when so old"
+    )
+    checkpoint_days: float = Field(
+        30.0, gt=0, description="how long the checkpoints of a job that has ended are kept"
+    )
+    crash_at: str = Field(
+        "", description="for tests alone: where in the code a worker kills itself"
+    )
 
     train_threads: int = Field(0, ge=0, description="0: every core")
     inference_threads: int = Field(0, ge=0, description="0: half the cores, at least one")

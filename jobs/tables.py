@@ -43,6 +43,7 @@ tenants = sa.Table(
     _id(primary_key=True),
     sa.Column("name", sa.String(128), nullable=False, unique=True),
     sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("served_at", sa.Double),  # when a worker last took one of its jobs
 )
 
 api_keys = sa.Table(

@@ -16,6 +16,7 @@ import structlog
 
 from engine.bases import BaseCatalogue
 from jobs.attempt import Workshop
+from jobs.collecting import Collecting
 from jobs.errors import StoreUnavailable
 from jobs.launcher import Launcher, LocalLauncher
 from jobs.opening import open_objects, open_store
@@ -23,6 +24,7 @@ from jobs.queue import BrokerWakeUps, listen, open_broker
 from jobs.runner import Runner
 from jobs.settings import Settings
 from jobs.sweep import Sweep
+from storage.crash import arm, crash_point
 
 log = structlog.get_logger()
 
@@ -31,6 +33,7 @@ EMBEDDED_WAKE_S = 0.1
 
 def run(settings: Settings, launcher: Launcher | None = None) -> None:
     """Work until SIGTERM or SIGINT; then hand back the job in hand, checkpointed, and return."""
+    arm(settings.crash_at)
     launcher = launcher or LocalLauncher()
     stop = _stop_on_signals()
     launcher.warm_up()
@@ -48,6 +51,7 @@ def run(settings: Settings, launcher: Launcher | None = None) -> None:
             generator_url=settings.inference,
             generator_key=settings.inference_key,
             judge_patience_s=settings.judge_patience_s,
+            stall_s=settings.stall_s,
             drain_s=settings.drain_s / 2,  # the rest is for the upload of its checkpoint
         )
         runner = Runner(
@@ -65,13 +69,22 @@ def run(settings: Settings, launcher: Launcher | None = None) -> None:
             expire_s=settings.sweep_s,
             wake_s=EMBEDDED_WAKE_S if settings.embedded else settings.sweep_s,
         )
+        collecting = Collecting(
+            store,
+            shop.objects,
+            every_s=settings.collect_s,
+            orphan_s=settings.orphan_s,
+            checkpoint_days=settings.checkpoint_days,
+        )
         worker.start()
         sweep.start()
+        collecting.start()
         log.info("worker.started", owner=owner, queue=settings.queue)
         stop.wait()
         log.info("worker.draining")
         shop.draining.set()
         sweep.close()
+        collecting.close()
         worker.stop(timeout=int(settings.drain_s * 1000))
     store.close()
     log.info("worker.stopped")
@@ -81,7 +94,7 @@ def _work(runner: Runner, queue: str) -> None:
     """Run jobs until none is left. A wake-up never fails: the table keeps what it was about."""
     try:
         while runner.run_next(queue):
-            pass
+            crash_point("before_ack")
     except StoreUnavailable as error:
         log.warning("worker.store_unavailable", error=str(error))
     except Exception:

@@ -7,12 +7,54 @@ index/adapters/{adapter}.json
 """
 
 import re
+from typing import Literal, NamedTuple
+
+TENANTS = "tenants/"
+POINTERS = "index/adapters/"
 
 _KEY_MAX = 900  # S3 allows 1024 bytes; a store's own prefix needs room too
 _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}"
 _KEY = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
 _PREFIX = re.compile(rf"(?:{_SEGMENT}/)*(?:{_SEGMENT})?")
 _FILE_NAME = re.compile(_SEGMENT)
+_OWNED = re.compile(
+    r"tenants/(?P<tenant>tn_[0-9a-f]{24})/(?:"
+    r"datasets/(?P<dataset>ds_[0-9a-f]{24})/|"
+    r"adapters/(?P<adapter>ad_[0-9a-f]{24})/|"
+    r"jobs/(?P<job>job_[0-9a-f]{24})/attempts/(?P<attempt>\d{6})/checkpoints/(?P<step>\d{10})/)"
+)
+_POINTER = re.compile(r"index/adapters/(?P<adapter>ad_[0-9a-f]{24})\.json")
+
+
+class Owned(NamedTuple):
+    """What the objects under a prefix belong to; `id` of a checkpoint is its job's."""
+
+    kind: Literal["dataset", "adapter", "checkpoint", "pointer"]
+    tenant_id: str
+    id: str
+    prefix: str
+    attempt: int = 0
+    step: int = 0
+
+
+def owned(key: str) -> Owned | None:
+    """Whose a tenant's object is; None for a key that none of the builders below makes."""
+    found = _OWNED.match(key)
+    if found is None:
+        return None
+    tenant_id, prefix = found["tenant"], found[0]
+    if found["dataset"]:
+        return Owned("dataset", tenant_id, found["dataset"], prefix)
+    if found["adapter"]:
+        return Owned("adapter", tenant_id, found["adapter"], prefix)
+    attempt, step = int(found["attempt"]), int(found["step"])
+    return Owned("checkpoint", tenant_id, found["job"], prefix, attempt, step)
+
+
+def pointed(key: str) -> Owned | None:
+    """The adapter that a pointer is of."""
+    found = _POINTER.fullmatch(key)
+    return Owned("pointer", "", found["adapter"], key) if found else None
 
 
 def dataset_prefix(tenant_id: str, dataset_id: str) -> str:

@@ -16,6 +16,7 @@ def open_store(
     region: str | None = None,
     access_key: str | None = None,
     secret_key: str | None = None,
+    timeout_s: float = 10.0,
 ) -> ObjectStore:
     """`file:///absolute/folder`, `memory://` or `s3://bucket[/prefix]`; the rest is for S3 only."""
     parts = urlsplit(url)
@@ -34,6 +35,7 @@ def open_store(
             region=region,
             access_key=access_key,
             secret_key=secret_key,
+            read_timeout_s=timeout_s,
         )
     raise StorageError(
         f"{url!r} is no object store; use file:///absolute/folder, s3://bucket/prefix or memory://"

@@ -1,7 +1,7 @@
 """Fixtures for every test: real servers started once when first asked for, and no other network."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TypeVar
 
@@ -10,7 +10,9 @@ import redis
 
 from tests import servers
 from tests.network import stay_on_loopback
+from tests.record import Record
 from tests.servers import S3Server
+from tests.storage.faulty_proxy import Weather, faulty_proxy
 
 # The one place of the tests that touches the environment, and before torch can be imported.
 _ENVIRONMENT = os.environ  # noqa: TID251  # see above
@@ -79,10 +81,53 @@ def s3_server() -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def s3(s3_server: S3Server) -> Iterator[S3Server]:
-    """An S3 server with a fresh bucket of this test."""
+def s3(s3_server: S3Server, pytestconfig: pytest.Config) -> Iterator[S3Server]:
+    """An S3 server with a fresh bucket of this test; with --storage-storm, behind the storm."""
+    seed = pytestconfig.getoption("--storage-storm")
     with servers.fresh_bucket(s3_server) as server:
-        yield server
+        if seed is None:
+            yield server
+            return
+        with faulty_proxy(server.endpoint_url, Weather(seed), stall_s=1.0) as storm:
+            yield server._replace(endpoint_url=storm.url)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak-s", type=float, default=1800.0, help="how long the soak test lasts")
+    parser.addoption(
+        "--storage-storm", type=int, help="a seed: nearly half of the requests to S3 fail"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "soak" in str(config.option.markexpr):
+        return
+    for item in items:
+        if item.get_closest_marker("soak"):
+            item.add_marker(pytest.mark.skip(reason="takes the whole machine; run `make soak`"))
+
+
+_REPORT = pytest.StashKey[pytest.TestReport]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.when == "call":
+        item.stash[_REPORT] = report
+    return report
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Iterator[Record]:
+    """Writes down the figures that docs/reliability.md shows; see tests/record.py."""
+    figures = Record(request.node.nodeid)
+    yield figures
+    report = request.node.stash.get(_REPORT, None)
+    passed = report is not None and report.outcome != "failed"
+    figures.write("passed" if passed else "failed")
 
 
 @pytest.fixture(autouse=True)

@@ -2,10 +2,17 @@
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import ClassVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from adapters import registry
 from adapters.download import download
@@ -14,6 +21,7 @@ from adapters.manifest import Lineage, Manifest
 from storage.keys import adapter_prefix
 from storage.memory import MemoryStore
 from tests.adapters.faults import Cut, DyingStore
+from tests.record import Record
 
 TENANT = "tn_" + "a" * 24
 IDS = ["ad_" + digit * 24 for digit in "123"]
@@ -28,6 +36,8 @@ def manifest(adapter_id: str) -> Manifest:
 
 
 class CutPublishes(RuleBasedStateMachine):
+    cuts: ClassVar[list[str]] = []
+
     @initialize()
     def begin(self) -> None:
         self.store = MemoryStore()
@@ -50,7 +60,7 @@ class CutPublishes(RuleBasedStateMachine):
             registry.publish(dying, TENANT, self.source, manifest(adapter_id))
             self.finished.add(adapter_id)
         except Cut:
-            pass
+            self.cuts.append(adapter_id)
 
     @rule(adapter_id=st.sampled_from(IDS), writes=st.integers(0, len(FILES) + 4))
     def remove(self, adapter_id: str, writes: int) -> None:
@@ -58,6 +68,7 @@ class CutPublishes(RuleBasedStateMachine):
         try:
             registry.remove(DyingStore(self.store, writes), TENANT, adapter_id)
         except Cut:
+            self.cuts.append(adapter_id)
             return
         assert list(self.store.list(adapter_prefix(TENANT, adapter_id))) == []
 
@@ -84,5 +95,11 @@ class CutPublishes(RuleBasedStateMachine):
         assert adapter_id in self.begun
 
 
-TestCutPublishes = CutPublishes.TestCase
-TestCutPublishes.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
+def test_a_publish_that_is_cut_anywhere_shows_all_or_nothing(record: Record) -> None:
+    cuts: list[str] = []
+    CutPublishes.cuts = cuts
+    run_state_machine_as_test(
+        CutPublishes, settings=settings(max_examples=150, stateful_step_count=25, deadline=None)
+    )
+    what = "publishes and removals cut anywhere, after each of which readers saw all or nothing"
+    record("R8", what, len(cuts), at_least=1000)

@@ -6,24 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 from fastapi import FastAPI
-from safetensors.numpy import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from api.app import create_app
 from api.services import Services, open_services
 from jobs.settings import Settings
 from storage.memory import MemoryStore
 from tests.api.inference import Inference
-
-TEMPLATE = (
-    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
-SPECIAL = ["<s>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
-HIDDEN = 8
+from tests.bases import make_hollow_base
 
 
 @pytest.fixture
@@ -34,26 +25,7 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base's folder: a byte-level tokenizer, a chat template, and one layer of zeros."""
-    folder = tmp_path_factory.mktemp("base")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=270, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(["say the number it is"] * 10, trainer)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    config = {"chat_template": TEMPLATE, "eos_token": "<|end|>", "bos_token": "<s>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    model = {"model_type": "llama", "max_position_embeddings": 256, "eos_token_id": 1}
-    model |= {"hidden_size": HIDDEN, "num_attention_heads": 2, "num_hidden_layers": 1}
-    model |= {"vocab_size": tokenizer.get_vocab_size()}
-    (folder / "config.json").write_text(json.dumps(model))
-    weight = np.zeros((HIDDEN, HIDDEN), dtype=np.float32)
-    names = [f"model.layers.0.self_attn.{part}_proj.weight" for part in "qkvo"]
-    save_file(dict.fromkeys(names, weight), folder / "model.safetensors")
-    return folder
+    return make_hollow_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture

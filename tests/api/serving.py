@@ -9,6 +9,8 @@ from typing import Any
 
 import uvicorn
 
+from cli.patience import PatientProtocol
+
 
 @contextmanager
 def serve(app: Any) -> Iterator[int]:
@@ -16,7 +18,13 @@ def serve(app: Any) -> Iterator[int]:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         bound.listen(128)
-        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            app,
+            http=PatientProtocol,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=1,
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
         thread.start()

@@ -203,6 +203,22 @@ def test_a_tenant_with_one_job_waits_one_slot_behind_a_tenant_with_many(store: S
     assert second.job.id == single
 
 
+def test_tenants_take_turns_at_one_worker_too(store: Store) -> None:
+    """Nothing runs when a worker that is alone asks again, so counting what runs is not enough."""
+    ours = [tenant_of(store, name) for name in ("many", "few")]
+    for tenant_id, count in zip(ours, (6, 2), strict=True):
+        for _ in range(count):
+            submit(store, tenant_id)
+    served = []
+    for _ in range(8):
+        claim = store.leases.claim("w", "default")
+        assert claim is not None
+        adapter = adapter_of(claim.job.tenant_id, claim.job.id)
+        store.leases.succeed(claim.job.id, claim.job.attempt, adapter, training_s=0.1)
+        served.append(ours.index(claim.job.tenant_id))
+    assert served == [0, 1, 0, 1, 0, 0, 0, 0]
+
+
 def test_priority_goes_before_fairness_and_age(store: Store) -> None:
     tenant_id = tenant_of(store)
     submit(store, tenant_id)

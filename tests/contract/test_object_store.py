@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from storage import s3_calls
 from storage.local import LocalStore
 from storage.memory import MemoryStore
 from storage.objects import ObjectExists, ObjectNotFound, ObjectStore, StorageError
-from storage.s3 import S3Store
+from storage.s3 import S3Store, connect
 from storage.s3_calls import S3Calls
 from tests.servers import S3Server, client_of, fresh_bucket
+from tests.storage.faulty_proxy import FaultyProxy, Weather, faulty_proxy
 
 MIB = 1 << 20
 
@@ -33,13 +35,49 @@ def s3_store(server: S3Server) -> ObjectStore:
     return S3Store(calls, ping_calls=calls)
 
 
-@pytest.fixture(params=["memory", "local", "s3"])
+@pytest.fixture(scope="module")
+def storm(bucket: S3Server) -> Iterator[FaultyProxy]:
+    with faulty_proxy(bucket.endpoint_url, Weather(1), stall_s=0.8) as proxy:
+        yield proxy
+
+
+def stormy_store(server: S3Server, storm: FaultyProxy) -> ObjectStore:
+    """The same bucket where nearly half of the requests fail, stall or are cut."""
+    return connect(
+        server.bucket,
+        f"p{secrets.token_hex(8)}/",
+        endpoint_url=storm.url,
+        access_key=server.access_key,
+        secret_key=server.secret_key,
+        read_timeout_s=0.6,
+    )
+
+
+KINDS = ["memory", "local", "s3"]
+
+
+@pytest.fixture(params=[*KINDS, "s3-storm"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    return make_store(request, tmp_path)
+
+
+@pytest.fixture(params=KINDS)
+def calm_store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    """For a thousand calls, of which a hundred would time out in a storm."""
+    return make_store(request, tmp_path)
+
+
+def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     makers: dict[str, Callable[[], ObjectStore]] = {
         "memory": MemoryStore,
         "local": lambda: LocalStore(tmp_path / "store"),
         "s3": lambda: s3_store(request.getfixturevalue("bucket")),
+        "s3-storm": lambda: stormy_store(
+            request.getfixturevalue("bucket"), request.getfixturevalue("storm")
+        ),
     }
+    if request.param == "s3-storm":
+        request.getfixturevalue("monkeypatch").setattr(s3_calls, "_FIRST_DELAY_S", 0.01)
     return makers[request.param]()
 
 
@@ -237,7 +275,8 @@ def test_a_list_is_sorted_by_key_and_takes_any_prefix(store: ObjectStore) -> Non
     assert keys(store, "nothing/") == []
 
 
-def test_a_list_goes_past_a_thousand_keys(store: ObjectStore) -> None:
+def test_a_list_goes_past_a_thousand_keys(calm_store: ObjectStore) -> None:
+    store = calm_store
     names = [f"many/{number:04d}" for number in range(1105)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda name: store.put(name, b"x"), names))
@@ -295,7 +334,11 @@ def test_a_store_that_is_there_answers_a_ping(store: ObjectStore) -> None:
     store.ping()
 
 
-def test_writes_and_deletes_of_neighbours_do_not_disturb_each_other(store: ObjectStore) -> None:
+def test_writes_and_deletes_of_neighbours_do_not_disturb_each_other(
+    calm_store: ObjectStore,
+) -> None:
+    store = calm_store
+
     def churn(number: int) -> None:
         for round_number in range(20):
             store.put(f"deep/er/{number}", b"%d" % round_number)

@@ -1,6 +1,8 @@
 """A real HTTP proxy before a real S3 server that misbehaves as it is told, one fault a request."""
 
+import random
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
@@ -15,29 +17,63 @@ Fault = Literal[
     "lost answer",  # the server does it, and the answer is lost
     "cut body",  # half of the answer's body, then the connection breaks
     "flipped bit",  # one bit of the answer's body is another
+    "timeout",  # the server does it, and the client waits in vain
 ]
 
 
-class FaultyProxy:
-    """`plan` says what befalls the coming requests; when it is used up, nothing does."""
+class Weather:
+    """Faults at random, from a seed: 30 % unavailable, 10 % timeouts, 5 % cut bodies.
 
-    def __init__(self, upstream: str) -> None:
+    Never more than four in a row for one object, so that a client that tries five times gets
+    through and one that tries less often does not.
+    """
+
+    def __init__(self, seed: int, *, most_in_a_row: int = 4) -> None:
+        self._dice, self._most = random.Random(seed), most_in_a_row
+        self._in_a_row: dict[str, int] = {}
+        self.faults = 0
+
+    def fault(self, path: str) -> Fault:
+        drawn: Fault = self._dice.choices(
+            ["none", "unavailable", "timeout", "cut body"], [55, 30, 10, 5]
+        )[0]
+        row = self._in_a_row.get(path, 0)
+        if drawn == "none" or row >= self._most:
+            self._in_a_row[path] = 0
+            return "none"
+        self._in_a_row[path] = row + 1
+        self.faults += 1
+        return drawn
+
+
+class FaultyProxy:
+    """`plan` says what befalls the coming requests; when it is used up, the weather does."""
+
+    def __init__(
+        self, upstream: str, weather: Weather | None = None, *, stall_s: float = 0.5
+    ) -> None:
         self.upstream = urlsplit(upstream).netloc
+        self.weather, self.stall_s = weather, stall_s
         self.plan: list[Fault] = []
         self.seen: list[str] = []
         self._lock = threading.Lock()
         self.url = ""
 
-    def next_fault(self, request: str) -> Fault:
+    def next_fault(self, method: str, target: str) -> Fault:
+        parts = urlsplit(target)
         with self._lock:
-            self.seen.append(request)
-            return self.plan.pop(0) if self.plan else "none"
+            self.seen.append(f"{method} {parts.query}")
+            if self.plan:
+                return self.plan.pop(0)
+            return self.weather.fault(parts.path) if self.weather else "none"
 
 
 @contextmanager
-def faulty_proxy(upstream: str) -> Iterator[FaultyProxy]:
+def faulty_proxy(
+    upstream: str, weather: Weather | None = None, *, stall_s: float = 0.5
+) -> Iterator[FaultyProxy]:
     """The proxy, serving on a free port of loopback until the block ends."""
-    proxy = FaultyProxy(upstream)
+    proxy = FaultyProxy(upstream, weather, stall_s=stall_s)
 
     class Handler(_Handler):
         faults = proxy
@@ -60,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _forward(self) -> None:
         self.close_connection = True  # one request a connection: breaking it hurts no other
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        fault = self.faults.next_fault(f"{self.command} {urlsplit(self.path).query}")
+        fault = self.faults.next_fault(self.command, self.path)
         if fault == "unavailable":
             self.send_response(503)
             self.send_header("Content-Length", "0")
@@ -76,7 +112,9 @@ class _Handler(BaseHTTPRequestHandler):
         answer = connection.getresponse()
         data = answer.read()
         connection.close()
-        if fault == "lost answer":
+        if fault == "timeout":
+            time.sleep(self.faults.stall_s)
+        if fault in ("lost answer", "timeout"):
             return
         self.send_response(answer.status)
         for name, value in answer.getheaders():

@@ -30,6 +30,27 @@ def test_checkpoints_sort_by_attempt_and_step() -> None:
     assert made == sorted(made)
 
 
+def test_every_key_says_what_it_belongs_to() -> None:
+    of_dataset = keys.owned(keys.dataset_source(TENANT, DATASET))
+    of_adapter = keys.owned(keys.adapter_file(TENANT, ADAPTER, "README.md"))
+    of_checkpoint = keys.owned(keys.checkpoint_file(TENANT, JOB, 2, 30, "state.bin"))
+    of_pointer = keys.pointed(keys.adapter_pointer(ADAPTER))
+
+    prefix = keys.dataset_prefix(TENANT, DATASET)
+    assert of_dataset == keys.Owned("dataset", TENANT, DATASET, prefix)
+    prefix = keys.adapter_prefix(TENANT, ADAPTER)
+    assert of_adapter == keys.Owned("adapter", TENANT, ADAPTER, prefix)
+    prefix = keys.checkpoint_prefix(TENANT, JOB, 2, 30)
+    assert of_checkpoint == keys.Owned("checkpoint", TENANT, JOB, prefix, attempt=2, step=30)
+    assert of_pointer == keys.Owned("pointer", "", ADAPTER, keys.adapter_pointer(ADAPTER))
+
+
+@pytest.mark.parametrize("key", [f"tenants/{TENANT}/notes/{DATASET}/x", "tenants/x", "index/x"])
+def test_a_key_that_no_builder_makes_belongs_to_nothing(key: str) -> None:
+    assert keys.owned(key) is None
+    assert keys.pointed(key) is None
+
+
 BUILDERS: list[Callable[[str], str]] = [
     lambda odd: keys.dataset_source(odd, DATASET),
     lambda odd: keys.dataset_source(TENANT, odd),

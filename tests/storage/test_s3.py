@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from storage import s3_calls
 from storage.objects import (
@@ -19,6 +20,7 @@ from storage.objects import (
 )
 from storage.opening import open_store
 from storage.s3 import connect
+from tests.record import Record
 from tests.servers import S3Server, client_of, fresh_bucket
 from tests.storage.faulty_proxy import Fault, FaultyProxy, faulty_proxy
 
@@ -244,19 +246,41 @@ def test_a_bit_that_flips_on_the_way_is_noticed(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_client_error_is_not_tried_again(proxy: FaultyProxy, far_store: ObjectStore) -> None:
+def test_a_client_error_is_not_tried_again(
+    proxy: FaultyProxy, far_store: ObjectStore, record: Record
+) -> None:
     with pytest.raises(ObjectNotFound):
         far_store.head("no/such")
-    assert len(proxy.seen) == 1
+    record("R7", "tries of a request that is answered 404", len(proxy.seen), exactly=1)
 
 
-def test_five_tries_are_made_and_no_more(proxy: FaultyProxy, far_store: ObjectStore) -> None:
+def test_five_tries_are_made_and_no_more(
+    proxy: FaultyProxy, far_store: ObjectStore, record: Record
+) -> None:
     proxy.plan = ["unavailable"] * 100
     started = time.monotonic()
     with pytest.raises(StorageUnavailable, match="503"):
         far_store.get("a")
+    record("R7", "tries of a request that fails each time", len(proxy.seen), at_most=5)
     assert len(proxy.seen) == 5
     assert time.monotonic() - started < 10
+
+
+def test_the_time_before_another_try_is_drawn_from_all_of_an_interval_that_doubles(
+    monkeypatch: pytest.MonkeyPatch, record: Record
+) -> None:
+    """Full jitter: clients that failed together do not come back together."""
+    slept: list[float] = []
+    monkeypatch.setattr(s3_calls.time, "sleep", slept.append)
+    monkeypatch.setattr(s3_calls, "_FIRST_DELAY_S", 0.2)
+    calls = s3_calls.S3Calls(None, "bucket", "", tries=5)
+    fault = EndpointConnectionError(endpoint_url="http://s3.test")
+    for failures, longest in ((1, 0.4), (2, 0.8), (3, 1.6), (4, 3.2)):
+        slept.clear()
+        assert all(calls.wait_after(fault, failures) for _ in range(300))
+        assert max(slept) <= longest
+        record("R7", "shortest wait over the longest", min(slept) / max(slept), at_most=0.1)
+        assert 0.4 < sum(slept) / 300 / longest < 0.6
 
 
 def test_a_store_that_is_down_is_told_soon(bucket: S3Server, tmp_path: Path) -> None:
@@ -274,7 +298,7 @@ def test_a_store_that_is_down_is_told_soon(bucket: S3Server, tmp_path: Path) -> 
 
 
 def test_a_store_that_never_answers_is_given_up_in_bounded_time(
-    bucket: S3Server, monkeypatch: pytest.MonkeyPatch
+    bucket: S3Server, monkeypatch: pytest.MonkeyPatch, record: Record
 ) -> None:
     monkeypatch.setattr(s3_calls, "_DEADLINE_S", 2.5)  # a minute, in production
     with socket.socket() as silent:
@@ -292,9 +316,11 @@ def test_a_store_that_never_answers_is_given_up_in_bounded_time(
         with pytest.raises(StorageUnavailable):
             store.ping()
         assert time.monotonic() - started < 4
+        asked = time.monotonic()
         with pytest.raises(StorageUnavailable, match="ReadTimeoutError"):
             store.get("a")
-        assert time.monotonic() - started < 9
+        took = time.monotonic() - asked
+        record("R7", "a silent store is given up, limit scaled to 2.5 s", took, "s", at_most=5.0)
 
 
 def test_errors_carry_no_secrets(bucket: S3Server) -> None:

@@ -29,6 +29,7 @@ from engine.train.child import METHODS
 from engine.train.errors import StopRequested
 from tests.bases import make_base
 from tests.engine.train.runs import bytes_of, train
+from tests.record import Record
 
 LORA, FULL = LoraPeft(r=4, lora_dropout=0.3), FullPeft()
 DORA, QLORA = LoraPeft(r=4, use_dora=True), QloraPeft(r=4)
@@ -154,7 +155,7 @@ def test_every_method_is_under_the_contract() -> None:
 
 @pytest.mark.parametrize(("method", "peft"), CONTRACT, ids=IDS)
 def test_a_run_resumed_from_any_checkpoint_is_the_run_that_was_not_stopped(
-    base: Path, reward_model: Path, tmp_path: Path, method: Method, peft: Peft
+    base: Path, reward_model: Path, tmp_path: Path, method: Method, peft: Peft, record: Record
 ) -> None:
     given = inputs(method, reward_model, base)
     whole, reports = train(base, tmp_path / "whole", method, peft, **given)
@@ -169,6 +170,8 @@ def test_a_run_resumed_from_any_checkpoint_is_the_run_that_was_not_stopped(
         )
         kept = again.checkpoints if step == 3 else kept
         expected = {n: found for n, found in reports.metrics.items() if n > step}
+        differing = [n for n, f in timeless(expected).items() if timeless(again.metrics)[n] != f]
+        record("R16", "steps that differ in a resumed run, any method", len(differing), exactly=0)
         assert timeless(again.metrics) == timeless(expected)
         assert bytes_of(resumed) == bytes_of(whole)
         assert (resumed.probes, resumed.scores) == (whole.probes, whole.scores)

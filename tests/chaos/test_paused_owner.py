@@ -1,0 +1,74 @@
+"""A worker that is stopped past its lease, and wakes up when another one has done its work."""
+
+import os
+import signal
+import time
+
+import psutil
+
+from jobs.model import Status
+from tests.chaos.conftest import Make
+from tests.chaos.house import LEASE_S, ChaosHouse, wait_until
+from tests.chaos.nursery import Worker
+from tests.chaos.trainer import Script
+from tests.record import Record
+
+AT_STEP = [1, 7, 20]
+
+
+def test_an_owner_that_wakes_after_its_lease_writes_nothing_and_ends_itself(
+    make_house: Make, record: Record
+) -> None:
+    house = make_house()
+    late, slowest = 0, 0.0
+    for step in AT_STEP:
+        job_id = house.post(Script(steps=20, step_s=0.02))
+        with house.at_work() as (stale,):
+            house.wait(job_id, lambda job, at=step: job.progress.step >= at)
+            os.killpg(stale.pid, signal.SIGSTOP)
+            try:
+                with house.at_work():
+                    assert house.wait(job_id, timeout_s=20).status is Status.SUCCEEDED
+            finally:
+                os.killpg(stale.pid, signal.SIGCONT)
+            woken_at = time.monotonic()
+            wait_until(lambda worker=stale: not trains(worker))
+            slowest = max(slowest, time.monotonic() - woken_at)
+            late += late_writes(house, job_id)
+        assert house.job(job_id).attempt == 2
+    record("R2", "owners stopped past their lease", len(AT_STEP), exactly=len(AT_STEP))
+    record("R2", "late writes accepted", late, exactly=0)
+    record("R2", "a stale attempt ends after waking", slowest, "s", at_most=10.0)
+    house.check()
+
+
+def late_writes(house: ChaosHouse, job_id: str) -> int:
+    """Events of the first attempt with a number above the second's first."""
+    events, _ = house.store.jobs.events(house.tenant_id, job_id, limit=1000)
+    second = min(event.seq for event in events if event.attempt == 2)
+    return sum(event.attempt == 1 and event.seq > second for event in events)
+
+
+def trains(worker: Worker) -> bool:
+    """Whether a trainer is left of it: a child of its fork server."""
+    return any(
+        child.name() and grandchild.is_running() and grandchild.status() != psutil.STATUS_ZOMBIE
+        for child in psutil.Process(worker.pid).children()
+        for grandchild in child.children()
+    )
+
+
+def test_a_trainer_that_hangs_does_not_keep_its_job_for_ever(
+    make_house: Make, record: Record
+) -> None:
+    """Its worker lives and renews the lease, so no sweep would ever take the job back."""
+    house = make_house(stall_s=2 * LEASE_S)
+    job_id = house.post(Script(steps=10, at={7: "hang"}, once=house.settings.data_dir / "hung"))
+    with house.at_work():
+        job = house.wait(job_id, timeout_s=20)
+    assert (job.status, job.attempt) == (Status.SUCCEEDED, 2)
+    first = house.attempts(job_id)[0]
+    assert first["outcome"] == "trainer_stalled"
+    held = first["ended_at"] - first["claimed_at"]
+    record("R14", "a job whose trainer hangs, limit 2 s, runs again after", held, "s", at_most=4.0)
+    house.check()
