@@ -1,10 +1,12 @@
 """Installations as kustomize renders them, each rendered once."""
 
-from collections.abc import Iterator
+import os
+import subprocess
+from pathlib import Path
 
 import pytest
 
-from tests.k8s.manifests import INSTALLATIONS, Installation, Object, render
+from tests.k8s.manifests import INSTALLATIONS, KUBECTL, Installation, Object, render
 
 _Rendered = dict[Installation, list[Object]]
 
@@ -15,9 +17,9 @@ def _rendered(tmp_path_factory: pytest.TempPathFactory) -> _Rendered:
 
 
 @pytest.fixture(params=INSTALLATIONS, ids=str)
-def objects(request: pytest.FixtureRequest, _rendered: _Rendered) -> Iterator[list[Object]]:
+def objects(request: pytest.FixtureRequest, _rendered: _Rendered) -> list[Object]:
     """The objects of each installation in turn."""
-    yield _rendered[request.param]
+    return _rendered[request.param]
 
 
 @pytest.fixture
@@ -28,3 +30,18 @@ def dev(_rendered: _Rendered) -> list[Object]:
 @pytest.fixture
 def gpu(_rendered: _Rendered) -> list[Object]:
     return _rendered[Installation("gpu")]
+
+
+@pytest.fixture(scope="session")
+def kubeconfig() -> Path:
+    """The configuration of a cluster that can be reached; tests that need one skip elsewhere."""
+    named = os.environ.get("KUBECONFIG")  # noqa: TID251  # where people say which cluster is meant
+    if not named:
+        pytest.skip("KUBECONFIG names no cluster")
+    path = Path(named)
+    found = subprocess.run(
+        [KUBECTL, f"--kubeconfig={path}", "--request-timeout=5s", "version"], capture_output=True
+    )
+    if found.returncode:
+        pytest.skip(f"the cluster of {path} cannot be reached")
+    return path

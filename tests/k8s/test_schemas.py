@@ -1,4 +1,4 @@
-"""Every object against the schemas of Kubernetes, and of the operators that some of them are for."""
+"""Every object against the schemas of Kubernetes, and of the operators some of them are for."""
 
 import copy
 import json
