@@ -171,14 +171,13 @@ def test_what_lets_pods_in_names_ports_that_they_listen_on(objects: list[Object]
             chosen = [
                 pod for pod in pods(objects) if selects(policy["spec"]["podSelector"], pod.labels)
             ]
-            assert chosen, policy["metadata"]["name"]
-            for pod in chosen:
-                listening = {
-                    port["containerPort"]
-                    for container in pod.spec["containers"]
-                    for port in container.get("ports", ())
-                }
-                assert {port["port"] for port in rule["ports"]} <= listening, pod.name
+            listening = {
+                port["containerPort"]
+                for pod in chosen
+                for container in pod.spec["containers"]
+                for port in container.get("ports", ())
+            }
+            assert {port["port"] for port in rule["ports"]} <= listening, policy["metadata"]
 
 
 @pytest.mark.parametrize(
