@@ -121,12 +121,21 @@ def environment(objects: Sequence[Object], container: Object) -> dict[str, str]:
         settings = by_name(objects, "ConfigMap", source["configMapRef"]["name"])
         found |= settings["data"]
     for entry in container.get("env", ()):
-        found[entry["name"]] = entry["value"] if "value" in entry else _secret(objects, entry)
+        found[entry["name"]] = _value(objects, container, entry)
     return found
 
 
-def _secret(objects: Sequence[Object], entry: Object) -> str:
-    reference = entry["valueFrom"]["secretKeyRef"]
+def _value(objects: Sequence[Object], container: Object, entry: Object) -> str:
+    if "value" in entry:
+        return str(entry["value"])
+    kind, reference = next(iter(entry["valueFrom"].items()))
+    if kind == "secretKeyRef":
+        return _secret(objects, reference)
+    assert (kind, reference) == ("resourceFieldRef", {"resource": "limits.cpu"}), entry
+    return str(container["resources"]["limits"]["cpu"])
+
+
+def _secret(objects: Sequence[Object], reference: Object) -> str:
     for secret in of_kind(objects, "Secret"):
         if secret["metadata"]["name"] == reference["name"]:
             return base64.b64decode(secret["data"][reference["key"]]).decode()

@@ -278,7 +278,7 @@ def test_each_role_is_given_only_the_secrets_that_it_uses(gpu: list[Object]) -> 
         names |= {
             entry["valueFrom"]["secretKeyRef"]["name"].removeprefix("luthier-")
             for entry in container["env"]
-            if "valueFrom" in entry
+            if "secretKeyRef" in entry.get("valueFrom", ())
         }
     assert given == {
         "migrate": {"database"},

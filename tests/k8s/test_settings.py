@@ -49,6 +49,14 @@ def test_every_containers_settings_are_valid(
             assert settings.inference == "http://luthier-inference:8322", pod.name
 
 
+def test_no_role_takes_the_whole_node_for_its_threads(objects: list[Object]) -> None:
+    for pod, container in our_containers(objects):
+        if container["name"] in ("worker", "inference"):
+            names = {"worker": "LUTHIER_TRAIN_THREADS", "inference": "LUTHIER_INFERENCE_THREADS"}
+            threads = environment(objects, container)[names[container["name"]]]
+            assert 0 < int(threads) == int(container["resources"]["limits"]["cpu"]), pod.name
+
+
 def test_workers_take_from_the_queue_that_they_are_labelled_with(gpu: list[Object]) -> None:
     queues = set()
     for pod, container in our_containers(gpu):
