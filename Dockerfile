@@ -68,7 +68,7 @@ ENV PATH=/opt/luthier/bin:$PATH \
     LUTHIER_INFERENCE_HOST=0.0.0.0 \
     LUTHIER_LOG_FORMAT=json \
     LUTHIER_BASE_MODELS='{"luthier-tiny": "/opt/luthier/models/luthier-tiny"}'
-COPY examples/models/luthier-tiny /opt/luthier/models/luthier-tiny
+COPY --chmod=755 examples/models/luthier-tiny /opt/luthier/models/luthier-tiny
 WORKDIR /var/lib/luthier
 VOLUME /var/lib/luthier
 STOPSIGNAL SIGTERM

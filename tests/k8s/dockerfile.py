@@ -100,7 +100,7 @@ class Builder:
         elif word == "COPY" and rest.startswith("--from="):
             self.build(rest.partition("=")[2].split()[0])
         elif word == "COPY":
-            *sources, target = rest.split()
+            *sources, target = [part for part in rest.split() if not part.startswith("--")]
             for source in sources:
                 _copy(REPO / source, work_dir / target)
         elif word == "WORKDIR":
