@@ -22,6 +22,7 @@ from tests.k8s.manifests import (
 FIELDS = {f"LUTHIER_{name.upper()}" for name in Settings.model_fields}
 OTHERS = {  # read by libraries
     "HF_HUB_OFFLINE",
+    "FORWARDED_ALLOW_IPS",
     "VLLM_PLUGINS",
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
     "VLLM_API_KEY",
