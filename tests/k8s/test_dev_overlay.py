@@ -7,13 +7,11 @@ import base64
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -47,11 +45,14 @@ class Node:
             "0.0.0.0": "127.0.0.1",
             **{name: f"127.0.0.1:{port}" for name, port in self.ports.items()},
         }
-        self._running = ExitStack()
+        self._running: list[subprocess.Popen[str]] = []
         self._logs: list[Path] = []
 
     def close(self) -> None:
-        self._running.close()
+        for process in self._running:
+            process.terminate()
+        for process in self._running:
+            _await(process)
 
     def pod(self, workload: str) -> Pod:
         (found,) = [pod for pod in pods(self.objects) if pod.name == workload]
@@ -83,16 +84,17 @@ class Node:
         log = self.folder / f"{len(self._logs)}.log"
         self._logs.append(log)
         kept = {name: os.environ[name] for name in ("PATH", "HOME")}  # noqa: TID251  # no other
-        process = subprocess.Popen(
-            [str(part) for part in command],
-            cwd=REPO,
-            env=kept | {"TMPDIR": str(self.folder), "OMP_WAIT_POLICY": "PASSIVE"} | variables,
-            stdin=subprocess.DEVNULL,
-            stdout=log.open("w"),
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self._running.callback(_end, process)
+        with log.open("w") as said:
+            process = subprocess.Popen(
+                [str(part) for part in command],
+                cwd=REPO,
+                env=kept | {"TMPDIR": str(self.folder), "OMP_WAIT_POLICY": "PASSIVE"} | variables,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        self._running.append(process)
         return process
 
     def third_party(self, workload: str, container: str, program: Path, *more: str) -> None:
@@ -125,8 +127,7 @@ class Node:
         return "\n".join(f"== {log.name}\n{log.read_text()[-3000:]}" for log in self._logs)
 
 
-def _end(process: "subprocess.Popen[str]") -> None:
-    process.send_signal(signal.SIGTERM)
+def _await(process: "subprocess.Popen[str]") -> None:
     try:
         process.wait(timeout=20)
     except subprocess.TimeoutExpired:
