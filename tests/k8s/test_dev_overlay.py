@@ -24,6 +24,7 @@ from tests.servers import free_port
 from tests.workers import REPO, conversations
 
 START_S = 120
+SEAWEEDFS_PORTS = 5
 
 
 class Node:
@@ -31,11 +32,12 @@ class Node:
 
     def __init__(self, objects: list[Object], folder: Path, postgres_url: str) -> None:
         self.objects, self.folder = objects, folder
+        first = free_port(3 + SEAWEEDFS_PORTS)
         self.ports = {
-            "luthier-api:80": free_port(),
-            "luthier-inference:8322": free_port(),
-            "luthier-valkey:6379": free_port(),
-            "luthier-seaweedfs:8333": free_port(5),
+            "luthier-api:80": first,
+            "luthier-inference:8322": first + 1,
+            "luthier-valkey:6379": first + 2,
+            "luthier-seaweedfs:8333": first + 3,
         }
         database = postgres_url.replace("postgresql+psycopg://", "postgresql://")
         self._moved = {
@@ -232,7 +234,7 @@ def _until(happened: Callable[[], bool], node: Node) -> None:
         try:
             if happened():
                 return
-        except (httpx.TransportError, KeyError):
+        except (httpx.TransportError, ValueError):
             pass
         time.sleep(0.1)
     raise AssertionError(node.logs())

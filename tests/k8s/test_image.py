@@ -21,7 +21,12 @@ TARGETS = ("api", "worker", "inference", "inference-vllm")
 HADOLINT = Path(sysconfig.get_path("scripts")) / "hadolint"
 LARGEST_API_MB = 450
 HEAVY = {"torch", "transformers", "peft", "trl", "accelerate", "datasets", "bitsandbytes", "numba"}
-_ENVIRONMENT = os.environ  # noqa: TID251  # pip needs the way to its packages
+# pip needs the way to its packages; nothing may lead to those of this environment.
+_ENVIRONMENT = {
+    name: value
+    for name, value in os.environ.items()  # noqa: TID251  # see above
+    if not name.startswith(("LUTHIER_", "PYTHON"))
+}
 
 
 def test_the_dockerfile_has_nothing_to_complain_about() -> None:
@@ -80,8 +85,7 @@ def _all(target: str) -> list[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Builder:
     """The stage `build-api`, carried out here."""
-    kept = {name: _ENVIRONMENT[name] for name in _ENVIRONMENT if not name.startswith("LUTHIER_")}
-    builder = Builder(tmp_path_factory.mktemp("image"), kept)
+    builder = Builder(tmp_path_factory.mktemp("image"), _ENVIRONMENT)
     builder.build("build-api")
     return builder
 
