@@ -5,6 +5,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -17,9 +18,11 @@ from cli.family import adopt, end_with_parent, listen, port_of
 from cli.logs import configure_logging
 
 if TYPE_CHECKING:
+    from jobs.database import Database
     from jobs.settings import Settings
 
 OURS = ("api", "jobs", "engine", "adapters", "storage", "cli")
+SCHEMA_POLL_S = 0.5
 DRAIN_S = 5  # for requests in flight; a job's event stream never ends by itself
 
 Host = Annotated[str | None, typer.Option("--host", help="Address to listen on. [127.0.0.1]")]
@@ -137,7 +140,13 @@ def fetcher(cache: Any) -> Any:
     return fetch
 
 
-def migrate(data_dir: DataDir = None) -> None:
+def migrate(
+    wait_s: Annotated[
+        float | None,
+        typer.Option("--wait", metavar="SECONDS", help="Only wait until another has done it."),
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
     """Bring the database to the newest schema."""
     check_names()
     from cli.look import TICK, note
@@ -146,10 +155,30 @@ def migrate(data_dir: DataDir = None) -> None:
     settings = read_settings(data_dir=data_dir)
     database = Database(settings.database)
     try:
-        database.migrate()
+        if wait_s is None:
+            database.migrate()
+        else:
+            _await_schema(database, wait_s)
     finally:
         database.close()
     note(TICK, "green", "The database is at the newest schema", f"  {database.url!r}")
+
+
+def _await_schema(database: "Database", wait_s: float) -> None:
+    """Return once the schema is there. Raises CommandFailed when it is not in time."""
+    from jobs.errors import StoreUnavailable
+
+    deadline, problem = time.monotonic() + wait_s, ""
+    while True:
+        try:
+            if database.current():
+                return
+            problem = "The database's schema is not the newest; run `luthier migrate`."
+        except StoreUnavailable as error:
+            problem = str(error)
+        if time.monotonic() > deadline:
+            raise CommandFailed(f"Waited {wait_s:g} s. {problem}")
+        time.sleep(SCHEMA_POLL_S)
 
 
 def check_names() -> None:

@@ -82,10 +82,17 @@ class Database:
             command.upgrade(self._alembic(connection), "head")
 
     def current(self) -> bool:
-        """True where the schema is at the newest revision."""
+        """True where the schema is the newest that this version knows, or a later version's.
+
+        Migrations only add, so what still runs during an upgrade goes on with the new schema.
+        """
         with self.read() as connection:
             revision = MigrationContext.configure(connection).get_current_revision()
-        return revision == ScriptDirectory.from_config(self._alembic(None)).get_current_head()
+        script = ScriptDirectory.from_config(self._alembic(None))
+        if revision is None:
+            return False
+        known = {one.revision for one in script.walk_revisions()}
+        return revision == script.get_current_head() or revision not in known
 
     def _alembic(self, connection: sa.Connection | None) -> Config:
         config = Config()

@@ -130,6 +130,29 @@ def record(request: pytest.FixtureRequest) -> Iterator[Record]:
     figures.write("passed" if passed else "failed")
 
 
+_REPORT = pytest.StashKey[pytest.TestReport]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.when == "call":
+        item.stash[_REPORT] = report
+    return report
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Iterator[Record]:
+    """Writes down the figures that docs/reliability.md shows; see tests/record.py."""
+    figures = Record(request.node.nodeid)
+    yield figures
+    report = request.node.stash.get(_REPORT, None)
+    passed = report is not None and report.outcome != "failed"
+    figures.write("passed" if passed else "failed")
+
+
 @pytest.fixture(autouse=True)
 def _no_network_but_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     stay_on_loopback(monkeypatch)
