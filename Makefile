@@ -5,9 +5,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
+PROMETHEUS := .prometheus
+PROMETHEUS_READY := $(PROMETHEUS)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env check format test env-vllm test-vllm demo serve bench bench-infer bench-memory methods-table clean
+.PHONY: help env check format test prometheus env-vllm test-vllm demo serve bench bench-infer bench-memory methods-table clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -19,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV), once; a few minutes without a word are normal."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,qlora,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,qlora,tracing,dev]'
 	@touch $(READY)
 
 check: $(READY)  ## format, lint, types, import arrows
@@ -34,6 +36,16 @@ format: $(READY)  ## put the code in shape
 
 test: $(READY)  ## every test, with real servers that it starts itself
 	$(BIN)/pytest $(ARGS)
+
+prometheus: $(PROMETHEUS_READY)  ## Prometheus and promtool in .prometheus, for the tests: Debian's package
+
+# Unpacked, not installed: it needs no root, and nothing is started.
+$(PROMETHEUS_READY):
+	mkdir -p $(PROMETHEUS)
+	cd $(PROMETHEUS) && { apt-get download -q prometheus || { apt-get update -q && apt-get download -q prometheus; }; }
+	dpkg-deb --extract $(PROMETHEUS)/prometheus_*.deb $(PROMETHEUS)
+	rm $(PROMETHEUS)/prometheus_*.deb
+	@touch $(PROMETHEUS_READY)
 
 env-vllm: $(VLLM_READY)  ## vLLM for CPUs, in .venv-vllm: it needs other versions than ours
 
@@ -69,4 +81,4 @@ methods-table: $(READY)  ## every method with every PEFT kind, measured, into do
 	$(BIN)/python -m benchmarks.methods $(ARGS)
 
 clean:  ## remove the environment and what the service stored
-	rm -rf $(VENV) $(VLLM) .luthier
+	rm -rf $(VENV) $(VLLM) $(PROMETHEUS) .luthier

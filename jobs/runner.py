@@ -4,12 +4,15 @@ import shutil
 from pathlib import Path
 
 import structlog
+from opentelemetry.trace import get_current_span
 
 from jobs.attempt import Attempt, AttemptFailed, Workshop
 from jobs.checkpoints import CheckpointCorrupt
 from jobs.errors import LeaseLost, StoreUnavailable
+from jobs.instruments import Meter
 from jobs.keeper import LeaseKeeper
 from jobs.model import Claim, JobError
+from jobs.tracing import below, fail, span
 from storage.objects import ObjectNotFound, StorageError, StorageUnavailable
 
 log = structlog.get_logger()
@@ -36,18 +39,28 @@ class Runner:
         claim = self._shop.store.leases.claim(self._owner, queue)
         if claim is None:
             return False
-        with structlog.contextvars.bound_contextvars(
-            job_id=claim.job.id, attempt=claim.job.attempt
+        ids = {"job_id": claim.job.id, "attempt": claim.job.attempt}
+        with (
+            structlog.contextvars.bound_contextvars(request_id=claim.origin.request_id, **ids),
+            span("attempt", parent=below(claim.origin.traceparent), queue=queue, **ids),
         ):
-            log.info("job.claimed")
-            try:
-                self._run(claim)
-            except LeaseLost as lost:
-                log.warning("attempt.abandoned", reason=str(lost))
-            except StoreUnavailable as error:
-                log.error("attempt.abandoned", reason=str(error))  # the sweep will find the lease
+            log.info("job.claimed", method=claim.job.spec.method.type)
+            self._hold(claim)
             self._move_on(claim.job.pipeline_id)
         return True
+
+    def _hold(self, claim: Claim) -> None:
+        """Run the attempt; what ends it is the job's, unless it is not ours to write any more."""
+        meter = Meter(self._shop.instruments, claim.job.spec.method.type)
+        try:
+            self._run(claim, meter)
+        except LeaseLost as lost:
+            log.warning("attempt.abandoned", reason=str(lost))
+            meter.end("lease_lost")
+        except StoreUnavailable as error:
+            log.error("attempt.abandoned", reason=str(error))  # the sweep will find the lease
+        finally:
+            meter.end("abandoned")
 
     def _move_on(self, pipeline_id: str | None) -> None:
         """Queue at once what waited for this job; what cannot be done now, the sweep does."""
@@ -67,7 +80,7 @@ class Runner:
             return False
         return True
 
-    def _run(self, claim: Claim) -> None:
+    def _run(self, claim: Claim, meter: Meter) -> None:
         job, leases = claim.job, self._shop.store.leases
         work_dir = self._work_root / f"{job.id}-{job.attempt}"
         keeper = LeaseKeeper(
@@ -75,12 +88,14 @@ class Runner:
         )
         try:
             work_dir.mkdir(parents=True)
-            Attempt(self._shop, claim, keeper, work_dir).run()
+            Attempt(self._shop, claim, keeper, meter, work_dir).run()
         except (LeaseLost, StoreUnavailable):
             raise
         except Exception as error:  # the edge of a message: every failure becomes the job's
             failure = _failure_of(error)
             log.warning("attempt.failed", code=failure.error.code, retryable=failure.retryable)
+            meter.end(failure.error.code)
+            fail(get_current_span(), failure.error.code)
             end = leases.retry if failure.retryable else leases.fail
             keeper.insist(lambda: end(job.id, job.attempt, failure.error))
         finally:

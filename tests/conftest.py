@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -83,6 +84,13 @@ def s3(s3_server: S3Server) -> Iterator[S3Server]:
     """An S3 server with a fresh bucket of this test."""
     with servers.fresh_bucket(s3_server) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def promtool() -> Iterator[Path]:
+    """Prometheus' own checker of rules and metrics."""
+    with _started(lambda: nullcontext(servers.prometheus_program("promtool"))) as program:
+        yield program
 
 
 @pytest.fixture(autouse=True)

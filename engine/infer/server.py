@@ -55,6 +55,7 @@ def create_app(
     probe_tolerance: float | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    metrics: Metrics | None = None,
 ) -> FastAPI:
     """The app that serves one base model and its adapters; the model loads when the app starts.
 
@@ -65,8 +66,9 @@ def create_app(
     is kept in `kv_bytes`, set aside when the app starts; 0: half of what a GPU has left, 2 GiB on a
     CPU, and room for one whole context in any case. The LoRAs of those in the batch take at most
     `lora_bytes`: a row each, all of the highest rank among them. `dtype` is "float32" or
-    "bfloat16". Starting raises ModelUnusable.
+    "bfloat16". What is measured is in `metrics`. Starting raises ModelUnusable.
     """
+    measured = metrics or Metrics()
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     @asynccontextmanager
@@ -75,7 +77,7 @@ def create_app(
         base.model.layers.bank.max_bytes = lora_bytes
         tokenizer = _load_tokenizer(base_path)
         grammars = await asyncio.to_thread(Grammars, tokenizer)
-        metrics = Metrics()
+        metrics = measured
         scheduler = Scheduler(
             tokenizer,
             metrics,
