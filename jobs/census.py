@@ -20,8 +20,8 @@ from jobs.model import TERMINAL, Status
 from jobs.tables import events, jobs, now, tenants
 
 FRESH_S = 2.0  # several who scrape share one look
-ENDED_FRESH_S = 60.0  # jobs that have ended pile up, and counting them takes longer and longer
-ENDED_SHARE = 0.01  # of the time may go into it, at most
+ENDED_FRESH_S = 5.0
+ENDED_SHARE = 0.01  # of the time, at most, goes into counting jobs that have ended: they pile up
 CLASS = "standard"  # of tenants that have no other
 
 Kind = tuple[str, str, str, str]  # status, method, tenant class, queue
@@ -107,7 +107,7 @@ class Census(Collector):
     def _families(self, look: Look | None) -> list[GaugeMetricFamily]:
         counts = GaugeMetricFamily(
             "luthier_jobs",
-            "Jobs in the table. Those that have ended are counted anew about once a minute.",
+            "Jobs in the table. Where many have ended, those are counted anew only now and then.",
             labels=["status", "method", "tenant_class", "queue"],
         )
         depth = GaugeMetricFamily(

@@ -9,8 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from storage.local import LocalStore
+from storage.measured import MeasuredStore
 from storage.memory import MemoryStore
 from storage.objects import ObjectExists, ObjectNotFound, ObjectStore, StorageError
 from storage.s3 import S3Store
@@ -33,12 +35,13 @@ def s3_store(server: S3Server) -> ObjectStore:
     return S3Store(calls, ping_calls=calls)
 
 
-@pytest.fixture(params=["memory", "local", "s3"])
+@pytest.fixture(params=["memory", "local", "s3", "measured"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     makers: dict[str, Callable[[], ObjectStore]] = {
         "memory": MemoryStore,
         "local": lambda: LocalStore(tmp_path / "store"),
         "s3": lambda: s3_store(request.getfixturevalue("bucket")),
+        "measured": lambda: MeasuredStore(MemoryStore(), CollectorRegistry()),
     }
     return makers[request.param]()
 

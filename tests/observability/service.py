@@ -162,7 +162,19 @@ def use(service: Watched) -> None:
     _generate(service.client, second["adapter_id"])
     service.jobs = (first, second)
     misuse(service.client)
-    time.sleep(2.5)
+    _wait_for(lambda: _count(service, 'luthier_jobs{status="succeeded"}') == 2)
+    time.sleep(2.5)  # and the rules have seen it
+
+
+def _count(service: Watched, promql: str) -> float:
+    return sum(float(one["value"][1]) for one in service.query(promql))
+
+
+def _wait_for(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def misuse(client: httpx.Client) -> None:
