@@ -36,7 +36,7 @@ class Look:
     leases_overdue: int
 
 
-@dataclass
+@dataclass(eq=False)
 class Census(Collector):
     """Also shows a queue that is empty, where it is the `queue` of this process."""
 

@@ -52,4 +52,4 @@ def test_an_alert_is_tested_both_ways_and_has_a_runbook(alert: dict[str, Any]) -
     assert alert["labels"]["severity"] in ("page", "ticket")
     page, _, section = alert["annotations"]["runbook"].partition("#")
     headings = (REPO / page).read_text().lower().splitlines()
-    assert f"## {section.replace('-', ' ')}" in headings
+    assert f"### {section.replace('-', ' ')}" in headings
