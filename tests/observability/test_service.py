@@ -4,11 +4,13 @@ import json
 import math
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.observability.collector import Span
 from tests.observability.service import CANARY, OBSERVABILITY, Watched
 
 DASHBOARD = json.loads((OBSERVABILITY / "dashboards" / "luthier.json").read_text())
@@ -125,16 +127,17 @@ def test_one_trace_goes_from_the_request_to_the_published_adapter(service: Watch
     assert posted.trace_id != service.client_trace
     assert (attempt.service, attempt.parent_id) == ("luthier-worker", posted.span_id)
     for name in ("prepare", "train", "checkpoint", "publish"):
-        assert attempt.span_id in (
-            by_name[name].parent_id,
-            by_name[_parent(by_name[name].parent_id, trace)].parent_id,
-        )
+        assert attempt in list(_above(by_name[name], trace)), name
     assert "first step" in by_name["train"].events
     assert not any(span.failed for span in trace)
 
 
-def _parent(span_id: str, trace: list[Any]) -> str:
-    return str(next((span.name for span in trace if span.span_id == span_id), "attempt"))
+def _above(span: Span, trace: list[Span]) -> Iterator[Span]:
+    """What it is part of, nearest first."""
+    for parent in trace:
+        if parent.span_id == span.parent_id:
+            yield parent
+            yield from _above(parent, trace)
 
 
 def test_a_generation_is_one_trace_through_both_servers(service: Watched) -> None:
