@@ -46,7 +46,7 @@ from jobs.checkpoints import (
 from jobs.errors import JobsError, LeaseLost, NotFound, StoreUnavailable
 from jobs.expectation import Expectation
 from jobs.inputs import INIT, REWARD, grader_of, inputs_of, names_adapter
-from jobs.instruments import Instruments, Meter
+from jobs.instruments import Instruments, Meter, unmetered
 from jobs.journal import Journal
 from jobs.keeper import LeaseKeeper
 from jobs.launcher import Launcher, Running
@@ -112,10 +112,15 @@ class Attempt:
     """One attempt under way: the child, the lease, the journal, and the uploads beside them."""
 
     def __init__(
-        self, shop: Workshop, claim: Claim, keeper: LeaseKeeper, meter: Meter, work_dir: Path
+        self,
+        shop: Workshop,
+        claim: Claim,
+        keeper: LeaseKeeper,
+        work_dir: Path,
+        meter: Meter | None = None,
     ) -> None:
         self._shop, self._claim, self._keeper = shop, claim, keeper
-        self._meter, self._work_dir = meter, work_dir
+        self._work_dir, self._meter = work_dir, meter or unmetered()
         self._journal = Journal(shop.store.leases, claim.job)
         self._uploads: list[Future[None]] = []
         self._uploader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="upload")

@@ -39,15 +39,18 @@ class Runner:
         claim = self._shop.store.leases.claim(self._owner, queue)
         if claim is None:
             return False
+        self._run_claimed(claim)
+        return True
+
+    def _run_claimed(self, claim: Claim) -> None:
         ids = {"job_id": claim.job.id, "attempt": claim.job.attempt}
         with (
             structlog.contextvars.bound_contextvars(request_id=claim.origin.request_id, **ids),
-            span("attempt", parent=below(claim.origin.traceparent), queue=queue, **ids),
+            span("attempt", parent=below(claim.origin.traceparent), **ids),
         ):
             log.info("job.claimed", method=claim.job.spec.method.type)
             self._hold(claim)
             self._move_on(claim.job.pipeline_id)
-        return True
 
     def _hold(self, claim: Claim) -> None:
         """Run the attempt; what ends it is the job's, unless it is not ours to write any more."""
@@ -88,7 +91,7 @@ class Runner:
         )
         try:
             work_dir.mkdir(parents=True)
-            Attempt(self._shop, claim, keeper, meter, work_dir).run()
+            Attempt(self._shop, claim, keeper, work_dir, meter).run()
         except (LeaseLost, StoreUnavailable):
             raise
         except Exception as error:  # the edge of a message: every failure becomes the job's
