@@ -19,6 +19,7 @@ log = structlog.get_logger()
 
 GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 QUIET = frozenset({"/healthz", "/readyz"})  # asked every few seconds for ever
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 CUT = "The body ended before it was complete; send it again."
 
 
@@ -70,12 +71,14 @@ class Edge:
 
     def _observe(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
-        traces.answered(scope["method"], route, status)
-        self._instruments.observe(scope["method"], route, status, seconds)
+        # A client may send any word as its method.
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        traces.answered(method, route, status)
+        self._instruments.observe(method, route, status, seconds)
         say = log.debug if route in QUIET and status < 500 else log.info
         say(
             "http.request",
-            method=scope["method"],
+            method=method,
             route=route,
             status=status,
             ms=round(seconds * 1000, 1),

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
     from jobs.settings import Settings
 
+TIMEOUT_S = 5  # a collector that is away must not hold up the end of a process
+
 
 def start_tracing(settings: "Settings", role: str) -> None:
     """Send spans to `otlp_endpoint`, if there is one; what is left is sent when the process ends.
@@ -25,13 +27,14 @@ def start_tracing(settings: "Settings", role: str) -> None:
     except ImportError as error:
         raise CommandFailed(
             "LUTHIER_OTLP_ENDPOINT is set, but what sends traces is not installed; "
-            "run `pip install 'luthier[tracing]'`, or unset it."
+            "run `pip install '.[tracing]'` in its checkout, or unset it."
         ) from error
     from opentelemetry import trace
 
     provider = TracerProvider(resource=Resource.create({"service.name": f"luthier-{role}"}))
     endpoint = settings.otlp_endpoint.rstrip("/") + "/v1/traces"
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
+    exporter = OTLPSpanExporter(endpoint=endpoint, timeout=TIMEOUT_S)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
 
 

@@ -133,6 +133,21 @@ async def test_requests_are_measured_by_route_template(
     assert dataset["id"] not in text
 
 
+async def test_a_word_that_is_no_method_has_no_label_of_its_own(
+    client: httpx.AsyncClient, services: Services
+) -> None:
+    await client.request("ANYTHING", "/datasets")
+    text = generate_latest(services.instruments.registry).decode()
+    assert 'luthier_http_requests_total{method="other"' in text
+    assert "ANYTHING" not in text
+
+
+async def test_the_metrics_of_all_tenants_are_not_on_the_port_of_clients(
+    client: httpx.AsyncClient,
+) -> None:
+    assert (await client.get("/metrics")).status_code == 404
+
+
 async def test_only_the_operators_pages_need_no_key(
     nobody: httpx.AsyncClient, key_of: Callable[[str], str]
 ) -> None:

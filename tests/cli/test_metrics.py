@@ -54,7 +54,7 @@ def test_the_targets_of_a_machine_are_written_for_prometheus(tmp_path: Path) -> 
 
 def test_traces_without_what_sends_them_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
-    with pytest.raises(CommandFailed, match=r"luthier\[tracing\]"):
+    with pytest.raises(CommandFailed, match=r"\.\[tracing\]"):
         start_tracing(Settings(otlp_endpoint="http://127.0.0.1:4318"), "api")
     start_tracing(Settings(), "api")
 
