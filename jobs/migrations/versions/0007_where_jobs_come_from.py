@@ -1,13 +1,13 @@
 """the request and the trace that jobs and pipelines come from
 
-Revision: 0009
+Revision: 0007
 Revises: 0005
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = '0009'
+revision = '0007'
 down_revision = '0005'
 branch_labels = None
 depends_on = None
