@@ -14,6 +14,7 @@ import typer
 from cli.configuration import DataDir, read_settings
 from cli.home import key_path
 from cli.logs import line_of, parse
+from cli.metrics import TARGETS
 from cli.roles import Host, MetricsPort, Port, check_names
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def _welcome(service: "Service") -> None:
     look.fact("Models", ", ".join(service.settings.base_models))
     look.fact("Key", near(key_path(data_dir)), "the commands below find it")
     look.fact("Logs", near(data_dir / "logs"))
+    look.fact("Metrics", near(data_dir / TARGETS), "where Prometheus finds them")
     look.fact("Docs", f"{service.url}/docs")
     look.heading("Try")
     examples = near(REPO / "examples" / "data")
