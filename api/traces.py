@@ -6,6 +6,7 @@ A client's own trace is linked to, not joined: who may post jobs may not write i
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from fastapi.telemetry import TelemetryConfig
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanKind
@@ -14,6 +15,14 @@ from starlette.types import Scope
 
 from jobs.tracing import below, fail, span
 
+# FastAPI's own spans and logs have paths, queries and the texts of exceptions in them.
+NO_OTHERS: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
 PROBES = frozenset({"/healthz", "/readyz"})
 
 

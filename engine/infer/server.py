@@ -9,6 +9,7 @@ from pathlib import Path
 import structlog
 import torch
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from tokenizers import Tokenizer
 
@@ -32,6 +33,14 @@ from engine.infer.verification import Verifier
 
 log = structlog.get_logger()
 
+# FastAPI's own spans and logs have the texts of exceptions in them, and those may quote prompts.
+_NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
 _SAMPLE_TEXT = "The answer to the question is that every morning the small town by the river wakes."
 _TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.25}  # the noise floor of a log-prob
 
@@ -123,7 +132,13 @@ def create_app(
             loader.close()
             grammars.close()
 
-    app = FastAPI(lifespan=lifespan, title="Luthier inference", docs_url=None, redoc_url=None)
+    app = FastAPI(
+        lifespan=lifespan,
+        title="Luthier inference",
+        docs_url=None,
+        redoc_url=None,
+        telemetry=_NO_TELEMETRY,
+    )
     app.add_middleware(RequestIds)
     app.add_exception_handler(ClientGone, routes.leave)
     for kind in (EngineError, HTTPException, Exception):
