@@ -40,7 +40,7 @@ def serve_metrics(
     from prometheus_client import GCCollector, MetricsHandler, PlatformCollector, ProcessCollector
     from prometheus_client import disable_created_metrics as leave_out_creation_times
 
-    leave_out_creation_times()
+    leave_out_creation_times()  # type: ignore[no-untyped-call]  # prometheus_client has no types
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     bound = listen_for_metrics(settings) if fd is None else adopt(fd)

@@ -108,7 +108,8 @@ class Service:
 
         def role(name: str, *arguments: str, stop_s: float = STOP_S) -> Role:
             scraped = self._metrics[name].fileno()
-            arguments, fds = (*arguments, f"--metrics-fd={scraped}"), (lock, scraped)
+            fds: tuple[int, ...] = (lock, scraped)
+            arguments = (*arguments, f"--metrics-fd={scraped}")
             if name in self._sockets:
                 fd = self._sockets[name].fileno()
                 arguments, fds = (*arguments, f"--fd={fd}"), (*fds, fd)

@@ -100,7 +100,8 @@ class Census(Collector):
         )
         query = sa.select(*each.c, sa.func.count()).group_by(*each.c)
         found: Counter[Kind] = Counter()
-        for status, method, tenant, queue, count in connection.execute(query):
+        for row in connection.execute(query):
+            status, method, tenant, queue, count = row.tuple()
             found[status, method, self.tenant_classes.get(tenant, CLASS), queue] += count
         return found
 

@@ -19,7 +19,7 @@ log = structlog.get_logger()
 class Gpu(NamedTuple):
     """`busy_ratio` is the share of the last moments in which a kernel ran; None: it cannot say."""
 
-    index: int
+    number: int
     name: str
     memory_used_bytes: int
     memory_total_bytes: int
@@ -99,7 +99,7 @@ def _families(gpus: Sequence[Gpu]) -> list[GaugeMetricFamily]:
         labels=["gpu", "name"],
     )
     for gpu in gpus:
-        labels = [str(gpu.index), gpu.name]
+        labels = [str(gpu.number), gpu.name]
         used.add_metric(labels, gpu.memory_used_bytes)
         total.add_metric(labels, gpu.memory_total_bytes)
         if gpu.busy_ratio is not None:

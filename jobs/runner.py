@@ -43,14 +43,16 @@ class Runner:
         return True
 
     def _run_claimed(self, claim: Claim) -> None:
-        ids = {"job_id": claim.job.id, "attempt": claim.job.attempt}
+        job, origin = claim.job, claim.origin
         with (
-            structlog.contextvars.bound_contextvars(request_id=claim.origin.request_id, **ids),
-            span("attempt", parent=below(claim.origin.traceparent), **ids),
+            structlog.contextvars.bound_contextvars(
+                request_id=origin.request_id, job_id=job.id, attempt=job.attempt
+            ),
+            span("attempt", parent=below(origin.traceparent), job_id=job.id, attempt=job.attempt),
         ):
-            log.info("job.claimed", method=claim.job.spec.method.type)
+            log.info("job.claimed", method=job.spec.method.type)
             self._hold(claim)
-            self._move_on(claim.job.pipeline_id)
+            self._move_on(job.pipeline_id)
 
     def _hold(self, claim: Claim) -> None:
         """Run the attempt; what ends it is the job's, unless it is not ours to write any more."""

@@ -91,7 +91,8 @@ def _failure(error: Exception) -> Failed:
 
 def _fault(error: BaseException) -> Logged:
     """Its classes and places. Its text, and that of its causes, may quote a client's rows."""
-    kinds, where = [], []
+    kinds: list[str] = []
+    where: list[str] = []
     link: BaseException | None = error
     while link is not None and len(kinds) < MAX_CAUSES:
         kinds.append(type(link).__name__)
