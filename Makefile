@@ -8,9 +8,11 @@ STORM := tests/contract/test_object_store.py tests/chaos/test_kills.py tests/cha
 	tests/chaos/test_letting_go.py tests/chaos/test_storage_storm.py \
 	tests/test_end_to_end.py::test_the_same_path_over_postgresql_redis_and_s3
 VLLM_READY := $(VLLM)/.ready
+PROMETHEUS := .prometheus
+PROMETHEUS_READY := $(PROMETHEUS)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env check format test env-vllm test-vllm demo serve bench bench-infer bench-memory methods-table test-storm soak reliability-table clean
+.PHONY: help env check format test prometheus env-vllm test-vllm demo serve bench bench-infer bench-memory methods-table test-storm soak reliability-table clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -22,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV), once; a few minutes without a word are normal."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,qlora,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,qlora,tracing,dev]'
 	@touch $(READY)
 
 check: $(READY)  ## format, lint, types, import arrows
@@ -38,6 +40,16 @@ format: $(READY)  ## put the code in shape
 # By twos: most of a test is waiting for some server. A file's tests stay together, and share theirs.
 test: $(READY)  ## every test, with real servers that it starts itself
 	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+
+prometheus: $(PROMETHEUS_READY)  ## Prometheus and promtool in .prometheus, for the tests: Debian's package
+
+# Unpacked, not installed: it needs no root, and nothing is started.
+$(PROMETHEUS_READY):
+	mkdir -p $(PROMETHEUS)
+	cd $(PROMETHEUS) && { apt-get download -q prometheus || { apt-get update -q && apt-get download -q prometheus; }; }
+	dpkg-deb --extract $(PROMETHEUS)/prometheus_*.deb $(PROMETHEUS)
+	rm $(PROMETHEUS)/prometheus_*.deb
+	@touch $(PROMETHEUS_READY)
 
 env-vllm: $(VLLM_READY)  ## vLLM for CPUs, in .venv-vllm: it needs other versions than ours
 
@@ -82,4 +94,4 @@ reliability-table: $(READY)  ## what the tests measured of every promise, into d
 	$(BIN)/python -m benchmarks.reliability
 
 clean:  ## remove the environment and what the service stored
-	rm -rf $(VENV) $(VLLM) .luthier
+	rm -rf $(VENV) $(VLLM) $(PROMETHEUS) .luthier

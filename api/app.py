@@ -25,6 +25,7 @@ from api import (
     pipelines,
     previews,
     score,
+    traces,
 )
 from api.auth import Authentication
 from api.bodies import PATIENCE_S, BodyLimits
@@ -62,6 +63,7 @@ def create_app(services: Services) -> FastAPI:
         docs_url=None,  # ours, in api/docs.py
         redoc_url=None,
         redirect_slashes=False,
+        telemetry=traces.NO_OTHERS,
         middleware=[  # the first is the outermost
             Middleware(Edge, instruments=services.instruments),
             Middleware(Authentication, store=services.store),

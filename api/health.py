@@ -1,4 +1,4 @@
-"""What operators ask: is the process up, are its parts, and what does it measure."""
+"""What operators ask: is the process up, and are its parts. What it measures has its own port."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -7,10 +7,9 @@ from typing import Literal, TypeVar
 import httpx
 from fastapi import APIRouter, Response
 
-from api.auth import TenantId
 from api.bodies import StrictRoute
 from api.calls import in_thread
-from api.envelope import Wire, refusals
+from api.envelope import Wire
 from api.services import FromServices, Services
 from jobs.errors import JobsError
 from storage.objects import StorageError
@@ -58,13 +57,6 @@ async def readyz(services: FromServices, response: Response) -> Readiness:
     return Readiness(
         status=status, database=database, storage=storage, broker=broker, inference=inference
     )
-
-
-@router.get("/metrics", response_class=Response, responses=refusals())
-async def metrics(tenant_id: TenantId, services: FromServices) -> Response:
-    """Requests and their times for Prometheus; any API key may read it."""
-    text = services.instruments.exposition()
-    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 async def _within(answer: Awaitable[T]) -> T | None:

@@ -1,13 +1,16 @@
 """What operators measure of the API, in Prometheus' text format; one registry an application."""
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 
 
 class Instruments:
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
         self._requests = Counter(
             "luthier_http_requests",
             "Requests by route template, method and status.",
@@ -21,10 +24,17 @@ class Instruments:
             buckets=BUCKETS_S,
             registry=self.registry,
         )
+        self._open = Gauge(
+            "luthier_http_requests_open",
+            "Requests whose answer has not ended, event streams among them.",
+            registry=self.registry,
+        )
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        with self._open.track_inprogress():
+            yield
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
-
-    def exposition(self) -> bytes:
-        return generate_latest(self.registry)

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
+import structlog
 from fastapi import APIRouter, Body, Header, Query
 
 from api.auth import TenantId
@@ -27,6 +28,7 @@ from jobs.mixture import datasets_of
 from jobs.model import Job, JobError, JobSpec, Progress, Replay, Status, Timings, Weighted, Work
 from jobs.serving import serving_warnings
 
+log = structlog.get_logger()
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
 
 IdempotencyKey = Annotated[
@@ -176,6 +178,7 @@ def queued(
         warnings=warnings,
     )
     if not submitted.replayed:
+        log.info("job.queued", job_id=submitted.job.id, queue=queue, method=spec.method.type)
         services.wakeups.wake(queue)
     return submitted.job
 

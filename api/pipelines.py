@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
+import structlog
 from fastapi import APIRouter, Body
 
 from api.auth import TenantId
@@ -16,6 +17,7 @@ from jobs.model import JobError, JobSpec, Status
 from jobs.planning import plan
 from jobs.stages import Pipeline, PipelineSpec, Stage, StageState
 
+log = structlog.get_logger()
 router = APIRouter(prefix="/pipelines", tags=["pipelines"], route_class=StrictRoute)
 
 TWO_STAGES = {"stages": {"basics": SMALL_JOB, "polish": SMALL_JOB | {"init": "@basics"}}}
@@ -117,6 +119,7 @@ def _submit(
     if not submitted.replayed:
         for stage in submitted.pipeline.stages:
             if stage.state is StageState.QUEUED:
+                log.info("job.queued", job_id=stage.job_id, pipeline_id=submitted.pipeline.id)
                 services.wakeups.wake(settings.queue)
     return submitted.pipeline
 

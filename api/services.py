@@ -11,7 +11,9 @@ from fastapi import Depends, FastAPI, Request
 
 from api.instruments import Instruments
 from engine.bases import BaseCatalogue
+from jobs.census import Census
 from jobs.opening import open_objects, open_store
+from jobs.origin import here
 from jobs.queue import WakeUps, open_wakeups
 from jobs.settings import Settings
 from jobs.store import Store
@@ -41,10 +43,12 @@ class Services:
 
 def open_services(settings: Settings) -> Services:
     """The parts that the settings name. Raises StoreUnavailable and StorageError."""
+    instruments, store = Instruments(), open_store(settings)
+    instruments.registry.register(Census(store.database, settings.queue, settings.tenant_classes))
     return Services(
         settings=settings,
-        store=open_store(settings),
-        objects=open_objects(settings),
+        store=store,
+        objects=open_objects(settings, instruments.registry),
         bases=BaseCatalogue(settings.base_models),
         wakeups=open_wakeups(settings.broker_url),
         http=httpx.AsyncClient(
@@ -53,8 +57,22 @@ def open_services(settings: Settings) -> Services:
             timeout=INFERENCE_TIMEOUT,
             limits=INFERENCE_LIMITS,
             trust_env=False,
+            event_hooks={"request": [_with_origin] if settings.generator == "luthier" else []},
         ),
+        instruments=instruments,
     )
+
+
+async def _with_origin(request: httpx.Request) -> None:
+    """Tell Luthier's inference server which request, and which trace, this one belongs to.
+
+    vLLM is not told: two requests with one id, which a client may send, are an error there.
+    """
+    origin = here()
+    if origin.request_id is not None:
+        request.headers["x-request-id"] = origin.request_id
+    if origin.traceparent is not None:
+        request.headers["traceparent"] = origin.traceparent
 
 
 def _headers(settings: Settings) -> dict[str, str]:

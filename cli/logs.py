@@ -3,7 +3,8 @@
 import json
 import logging
 import sys
-from collections.abc import Mapping, MutableMapping
+import traceback
+from collections.abc import Iterator, Mapping, MutableMapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 # Their news is ours already, or nobody's.
 _TALKATIVE = (
     *("alembic", "asyncio", "boto3", "botocore", "dramatiq", "filelock"),
-    *("httpcore", "httpx", "urllib3", "uvicorn"),
+    *("httpcore", "httpx", "opentelemetry", "urllib3", "uvicorn"),
 )
 _STYLE = {"debug": "dim", "info": "", "warning": "yellow", "error": "red", "critical": "bold red"}
 _FRAME = ("event", "level", "timestamp", "role", "logger", "exception", "exc_info", "color_message")
@@ -29,7 +30,7 @@ def configure_logging(log_format: Literal["console", "json"], role: str) -> None
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
+        _without_texts,
         _with(role),
     ]
     last: Any = structlog.processors.JSONRenderer() if log_format == "json" else _line
@@ -50,6 +51,30 @@ def configure_logging(log_format: Literal["console", "json"], role: str) -> None
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+def _without_texts(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """An exception as where it came from and what it is. Its text may quote a client's rows."""
+    given = event.pop("exc_info", None)
+    if given is True:
+        given = sys.exc_info()
+    error = given[1] if isinstance(given, tuple) else given
+    if isinstance(error, BaseException):
+        event["exception"] = "\n\nDuring that, or because of it:\n".join(_links(error))
+    return event
+
+
+def _links(error: BaseException) -> Iterator[str]:
+    """The exception and its causes, the first of them first."""
+    if (before := error.__cause__ or error.__context__) is not None:
+        yield from _links(before)
+    kind = type(error)
+    name = kind.__qualname__
+    if kind.__module__ != "builtins":
+        name = f"{kind.__module__}.{name}"
+    told = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    yield f"Traceback (most recent call last):\n{frames}{name}{told}"
 
 
 def _no_ordinary_cut(record: logging.LogRecord) -> bool:

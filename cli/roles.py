@@ -16,6 +16,8 @@ from cli.configuration import DataDir, read_settings
 from cli.failure import CommandFailed
 from cli.family import adopt, end_with_parent, listen, port_of
 from cli.logs import configure_logging
+from cli.metrics import serve_metrics
+from cli.tracing import Continued, start_tracing
 
 if TYPE_CHECKING:
     from jobs.database import Database
@@ -27,25 +29,35 @@ DRAIN_S = 5  # for requests in flight; a job's event stream never ends by itself
 
 Host = Annotated[str | None, typer.Option("--host", help="Address to listen on. [127.0.0.1]")]
 Port = Annotated[int | None, typer.Option("--port", help="0 picks a free one.")]
-# Both are for `luthier serve`, which starts the roles.
+MetricsPort = Annotated[
+    int | None,
+    typer.Option("--metrics-port", help="First that /metrics tries; 0 picks a free one. [8323]"),
+]
+# These are for `luthier serve`, which starts the roles.
 Fd = Annotated[int | None, typer.Option("--fd", hidden=True)]
+MetricsFd = Annotated[int | None, typer.Option("--metrics-fd", hidden=True)]
 Child = Annotated[bool, typer.Option("--child", hidden=True)]
 
 
 def api(
     host: Host = None,
     port: Port = None,
+    metrics_port: MetricsPort = None,
     data_dir: DataDir = None,
     fd: Fd = None,
+    metrics_fd: MetricsFd = None,
     child: Child = False,
 ) -> None:
     """Run the HTTP API."""
-    settings = _begin("api", child, host=host, port=port, data_dir=data_dir)
+    flags = {"host": host, "port": port, "metrics_port": metrics_port}
+    settings = _begin("api", child, data_dir=data_dir, **flags)
     bound = adopt(fd) if fd is not None else listen(settings.host, settings.port, "--port")
     from api.app import create_app
     from api.services import open_services
 
-    _serve_http(create_app(open_services(settings)), bound)
+    services = open_services(settings)
+    serve_metrics(settings, services.instruments.registry, metrics_fd)
+    _serve_http(create_app(services), bound)
 
 
 def worker(
@@ -53,17 +65,26 @@ def worker(
     threads: Annotated[
         int | None, typer.Option("--threads", help="For training; 0: every core.")
     ] = None,
+    metrics_port: MetricsPort = None,
     data_dir: DataDir = None,
+    metrics_fd: MetricsFd = None,
     child: Child = False,
 ) -> None:
     """Run a training worker: takes one job after another."""
-    settings = _begin("worker", child, queue=queue, train_threads=threads, data_dir=data_dir)
+    flags = {"queue": queue, "train_threads": threads, "metrics_port": metrics_port}
+    settings = _begin("worker", child, data_dir=data_dir, **flags)
     from jobs.settings import cores, quiet_threads
 
     quiet_threads(settings.train_threads or cores())
+    from prometheus_client import CollectorRegistry
+
+    from jobs.gpus import GpuCollector, open_gpus
     from jobs.worker import run
 
-    run(settings)
+    registry = CollectorRegistry()
+    registry.register(GpuCollector(open_gpus()))
+    serve_metrics(settings, registry, metrics_fd)
+    run(settings, registry=registry)
 
 
 def inference(
@@ -73,37 +94,48 @@ def inference(
     host: Host = None,
     port: Port = None,
     threads: Annotated[int | None, typer.Option("--threads", help="0: half of the cores.")] = None,
+    metrics_port: MetricsPort = None,
     data_dir: DataDir = None,
     fd: Fd = None,
+    metrics_fd: MetricsFd = None,
     child: Child = False,
 ) -> None:
     """Run the inference server: one base model and every adapter of it."""
-    flags = {"inference_host": host, "inference_port": port, "inference_threads": threads}
+    flags = {
+        "inference_host": host,
+        "inference_port": port,
+        "inference_threads": threads,
+        "metrics_port": metrics_port,
+    }
     settings = _begin("inference", child, data_dir=data_dir, **flags)
     bound = (
         adopt(fd)
         if fd is not None
         else listen(settings.inference_host, settings.inference_port, "--port")
     )
-    _serve_http(_inference_app(settings, base_model), bound)
+    _serve_http(Continued(_inference_app(settings, base_model, metrics_fd)), bound)
 
 
-def _inference_app(settings: "Settings", base_model: str | None) -> Any:
+def _inference_app(settings: "Settings", base_model: str | None, metrics_fd: int | None) -> Any:
     from jobs.settings import SPINS, cores, quiet_threads
 
     threads = settings.inference_threads or max(1, cores() // 2)
     quiet_threads(threads, spins=SPINS)
     from adapters.cache import AdapterCache
     from engine.bases import BaseCatalogue
+    from engine.infer.metrics import Metrics
     from engine.infer.server import create_app
+    from jobs.gpus import GpuCollector, open_gpus
     from jobs.opening import open_objects
 
+    metrics = Metrics()
+    metrics.registry.register(GpuCollector(open_gpus()))
+    serve_metrics(settings, metrics.registry, metrics_fd)
     base = BaseCatalogue(settings.base_models).find(
         base_model or next(iter(settings.base_models), ""), weights=True
     )
-    cache = AdapterCache(
-        open_objects(settings), settings.data_dir / "adapters", settings.adapter_cache_bytes
-    )
+    objects = open_objects(settings, metrics.registry)
+    cache = AdapterCache(objects, settings.data_dir / "adapters", settings.adapter_cache_bytes)
     auto = settings.inference_dtype == "auto"
     return create_app(
         base_name=base.name,
@@ -117,6 +149,7 @@ def _inference_app(settings: "Settings", base_model: str | None) -> Any:
         kv_bytes=settings.inference_kv_bytes,
         lora_bytes=settings.inference_lora_bytes,
         dtype=None if auto else settings.inference_dtype,
+        metrics=metrics,
     )
 
 
@@ -202,6 +235,7 @@ def _begin(role: str, child: bool, **flags: Any) -> "Settings":
     check_names()
     settings = read_settings(**flags)
     configure_logging(settings.log_format, role)
+    start_tracing(settings, role)
     return settings
 
 

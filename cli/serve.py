@@ -14,12 +14,13 @@ import typer
 from cli.configuration import DataDir, read_settings
 from cli.home import key_path
 from cli.logs import line_of, parse
-from cli.roles import Host, Port, check_names
+from cli.metrics import TARGETS
+from cli.roles import Host, MetricsPort, Port, check_names
 
 if TYPE_CHECKING:
     from cli.service import Service
 
-_SHOWN_ALREADY = ("http.", "worker.", "inference.started", "inference.stopped")
+_SHOWN_ALREADY = ("http.", "metrics.", "worker.", "inference.started", "inference.stopped")
 _WARNINGS = ("warning", "error", "critical")
 
 
@@ -32,6 +33,7 @@ def serve(
     base_model: Annotated[
         str | None, typer.Option("--base-model", help="Which base to serve. [the first allowed]")
     ] = None,
+    metrics_port: MetricsPort = None,
     data_dir: DataDir = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Every log line, requests included.")
@@ -42,7 +44,13 @@ def serve(
     from cli.service import Service
 
     check_names()
-    settings = read_settings(host=host, port=port, inference_port=inference_port, data_dir=data_dir)
+    settings = read_settings(
+        host=host,
+        port=port,
+        inference_port=inference_port,
+        metrics_port=metrics_port,
+        data_dir=data_dir,
+    )
     json_logs = settings.log_format == "json"
     service = Service(
         settings,
@@ -91,6 +99,7 @@ def _welcome(service: "Service") -> None:
     look.fact("Models", ", ".join(service.settings.base_models))
     look.fact("Key", near(key_path(data_dir)), "the commands below find it")
     look.fact("Logs", near(data_dir / "logs"))
+    look.fact("Metrics", near(data_dir / TARGETS), "where Prometheus finds them")
     look.fact("Docs", f"{service.url}/docs")
     look.heading("Try")
     examples = near(REPO / "examples" / "data")

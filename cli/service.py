@@ -3,6 +3,7 @@
 Where vLLM generates, there is no inference: it is started, and looked after, by its operator.
 """
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from cli.failure import CommandFailed
 from cli.family import listen, port_of
 from cli.home import Occupation, prepare
 from cli.logfile import LogFile
+from cli.metrics import listen_for_metrics, write_targets
 from cli.process import QUICK_DEATHS, Process, Role, how
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ class Service:
 
     def _open_sockets(self) -> None:
         given = self._given
+        self._metrics: dict[str, socket.socket] = {}
         self._sockets = {"api": listen(given.host, given.port, "--port")}
         port = port_of(self._sockets["api"])
         self.url = _url(given.host, port)
@@ -80,6 +83,9 @@ class Service:
             changed |= self._open_inference()
         self.settings = given.model_copy(update=changed)
         self.inference_url = self.settings.inference
+        for role in (*self._sockets, "worker"):
+            self._metrics[role] = listen_for_metrics(given)
+        write_targets(given.data_dir, self._metrics)
 
     def _open_inference(self) -> dict[str, object]:
         given = self._given
@@ -101,10 +107,12 @@ class Service:
         lock = self._occupation.fd
 
         def role(name: str, *arguments: str, stop_s: float = STOP_S) -> Role:
-            fds: tuple[int, ...] = (lock,)
+            scraped = self._metrics[name].fileno()
+            fds: tuple[int, ...] = (lock, scraped)
+            arguments = (*arguments, f"--metrics-fd={scraped}")
             if name in self._sockets:
                 fd = self._sockets[name].fileno()
-                arguments, fds = (*arguments, f"--fd={fd}"), (lock, fd)
+                arguments, fds = (*arguments, f"--fd={fd}"), (*fds, fd)
             return Role(name, arguments, environment, logs / f"{name}.log", fds, stop_s)
 
         base = [f"--base-model={self._base_model}"] if self._base_model else []
@@ -218,8 +226,9 @@ class Service:
     def _leave(self) -> None:
         for process in self._processes.values():
             process.finish()
-        for bound in getattr(self, "_sockets", {}).values():
-            bound.close()
+        for sockets in (getattr(self, "_sockets", {}), getattr(self, "_metrics", {})):
+            for bound in sockets.values():
+                bound.close()
         self._occupation.release()
 
 

@@ -134,13 +134,17 @@ class Started(Spec):
 
 
 class Stepped(Spec):
-    """An optimizer step was made. `metrics` has the loss and whatever else the method reports."""
+    """An optimizer step was made. `metrics` has the loss and whatever else the method reports.
+
+    `seconds` is what it took; the link measures it.
+    """
 
     type: Literal["step"] = "step"
     step: int
     total_steps: int
     epoch: float
     metrics: dict[str, float]
+    seconds: float = 0.0
 
 
 class Evaluated(Spec):
@@ -154,6 +158,17 @@ class Evaluated(Spec):
 class Warned(Spec):
     type: Literal["warning"] = "warning"
     message: str
+
+
+class Logged(Spec):
+    """For the operator's log, which the runner writes: an event and its fields, no rows of a client
+    and no text of an error.
+    """
+
+    type: Literal["log"] = "log"
+    event: str
+    level: Literal["info", "warning", "error"] = "info"
+    fields: dict[str, str | int | float | list[str]] = Field(default_factory=dict)
 
 
 class Merged(Spec):
@@ -208,7 +223,7 @@ class Failed(Spec):
 
 
 Report = Annotated[
-    Started | Stepped | Evaluated | Warned | Merged | Saved | Finished | Stopped | Failed,
+    Started | Stepped | Evaluated | Warned | Logged | Merged | Saved | Finished | Stopped | Failed,
     Field(discriminator="type"),
 ]
 REPORT: TypeAdapter[Report] = TypeAdapter(Report)

@@ -4,10 +4,14 @@ import shutil
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
+from logging import getLevelName
 from pathlib import Path
 
 import structlog
+from opentelemetry.trace import get_current_span
+from prometheus_client import CollectorRegistry
 
 from adapters import registry
 from adapters.errors import AdapterCorrupt, AdapterInvalid, AdapterMissing
@@ -21,6 +25,7 @@ from engine.plan import (
     Failed,
     Finished,
     GraderModel,
+    Logged,
     Merged,
     Plan,
     Portion,
@@ -41,6 +46,7 @@ from jobs.checkpoints import (
 from jobs.errors import JobsError, LeaseLost, NotFound, StoreUnavailable
 from jobs.expectation import Expectation
 from jobs.inputs import INIT, REWARD, grader_of, inputs_of, names_adapter
+from jobs.instruments import Instruments, Meter, unmetered
 from jobs.journal import Journal
 from jobs.keeper import LeaseKeeper
 from jobs.launcher import Launcher, Running
@@ -59,6 +65,7 @@ from jobs.model import (
 )
 from jobs.publishing import publish, unpublish
 from jobs.store import Store
+from jobs.tracing import fail, span
 from storage.crash import crash_point
 from storage.keys import dataset_source
 from storage.objects import ObjectNotFound, ObjectStore, StorageError
@@ -92,6 +99,7 @@ class Workshop:
     generator_url: str = ""
     generator_key: str = field(default="", repr=False)
     judge_patience_s: float = 120.0
+    instruments: Instruments = field(default_factory=lambda: Instruments(CollectorRegistry()))
     draining: threading.Event = field(default_factory=threading.Event)
 
 
@@ -106,9 +114,16 @@ class AttemptFailed(JobsError):
 class Attempt:
     """One attempt under way: the child, the lease, the journal, and the uploads beside them."""
 
-    def __init__(self, shop: Workshop, claim: Claim, keeper: LeaseKeeper, work_dir: Path) -> None:
+    def __init__(
+        self,
+        shop: Workshop,
+        claim: Claim,
+        keeper: LeaseKeeper,
+        work_dir: Path,
+        meter: Meter | None = None,
+    ) -> None:
         self._shop, self._claim, self._keeper = shop, claim, keeper
-        self._work_dir = work_dir
+        self._work_dir, self._meter = work_dir, meter or unmetered()
         self._journal = Journal(shop.store.leases, claim.job)
         self._uploads: list[Future[None]] = []
         self._uploader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="upload")
@@ -123,19 +138,28 @@ class Attempt:
 
     def run(self) -> None:
         try:
-            self._clear_leftovers()
-            plan = self._prepare()
+            with span("prepare"):
+                self._clear_leftovers()
+                plan = self._prepare()
             crash_point("inputs_fetched")
-            child = self._shop.launcher.start(plan)
-            self._expectation.begin(plan)
-            try:
-                last = self._follow(child)
-            finally:
-                child.kill()
+            with span("train", method=plan.method.type, peft=plan.peft.type):
+                last = self._train(plan)
             self._end(last, plan.base_path)
         finally:
             self._expectation.close()
             self._uploader.shutdown(wait=True, cancel_futures=True)
+
+    def _train(self, plan: Plan) -> Report:
+        child = self._shop.launcher.start(plan)
+        self._expectation.begin(plan)
+        try:
+            last = self._follow(child)
+        finally:
+            child.kill()
+        self._meter.note(last)
+        if isinstance(last, Failed):
+            fail(get_current_span(), last.code)
+        return last
 
     # Before the child
 
@@ -317,11 +341,17 @@ class Attempt:
         return "pause" if self._shop.draining.is_set() else "continue"
 
     def _note(self, report: Report) -> None:
+        self._meter.note(report)
         match report:
+            case Logged():
+                log.log(getLevelName(report.level.upper()), report.event, **report.fields)
             case Started():
+                get_current_span().add_event("started", {"luthier.step": report.resumed_step})
                 self._expectation.note(report)
                 self._journal.add(_started(report), _before_first(report))
             case Stepped():
+                if not self._stepped:
+                    get_current_span().add_event("first step", {"luthier.step": report.step})
                 self._stepped = True
                 self._journal.step(report)
                 crash_point("stepped")
@@ -332,15 +362,17 @@ class Attempt:
             case Merged():
                 self._journal.add(_merged(report))
             case Saved():
-                self._uploads.append(self._uploader.submit(self._upload, report))
+                upload = copy_context().run  # so that its lines and spans have the attempt's ids
+                self._uploads.append(self._uploader.submit(upload, self._upload, report))
 
     def _upload(self, saved: Saved) -> None:
         """Store a checkpoint, make it count, and let go of those that nobody needs any more."""
         job, leases, objects = self._claim.job, self._shop.store.leases, self._shop.objects
-        checkpoint = store_checkpoint(objects, job, saved.step, saved.path, saved.metrics)
-        crash_point("checkpoint_uploaded")
-        shutil.rmtree(saved.path, ignore_errors=True)
-        self._keeper.insist(lambda: leases.add_checkpoint(checkpoint))
+        with span("checkpoint", step=saved.step), self._shop.instruments.storing_checkpoint():
+            checkpoint = store_checkpoint(objects, job, saved.step, saved.path, saved.metrics)
+            crash_point("checkpoint_uploaded")
+            shutil.rmtree(saved.path, ignore_errors=True)
+            self._keeper.insist(lambda: leases.add_checkpoint(checkpoint))
         try:
             for old in leases.drop_checkpoints(job.id, job.attempt, keep=KEPT_CHECKPOINTS):
                 remove_checkpoint(objects, job.tenant_id, old)
@@ -379,6 +411,7 @@ class Attempt:
                 unpublish(objects, job.tenant_id, job.id, job.attempt)
                 raise
         crash_point("row_finished")
+        self._meter.end("succeeded")
         log.info("job.succeeded", adapter_id=adapter.id)
 
     def _has_row(self, adapter: Adapter) -> bool:
@@ -396,12 +429,15 @@ class Attempt:
         keeper.insist(self._journal.flush)
         match last:
             case Finished():
-                self._publish(last, base_path)
+                with span("publish"), self._shop.instruments.publishing():
+                    self._publish(last, base_path)
             case Stopped(directive="cancel"):
                 keeper.insist(lambda: leases.cancelled(job.id, job.attempt))
+                self._meter.end("cancelled")
                 log.info("job.cancelled")
             case Stopped():
                 status = keeper.insist(lambda: leases.release(job.id, job.attempt))
+                self._meter.end("released")
                 log.info("job.released", status=status)
             case Failed():
                 error = JobError(code=last.code, message=last.message)

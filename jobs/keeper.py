@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import TypeVar
 
 import structlog
@@ -33,7 +34,10 @@ class LeaseKeeper:
         self._closing = threading.Event()
         self.lost = threading.Event()
         self.directive: Directive = "continue"
-        self._thread = threading.Thread(target=self._keep, daemon=True, name=f"lease {job_id}")
+        keep = copy_context().run  # so that what it logs has the attempt's ids
+        self._thread = threading.Thread(
+            target=keep, args=(self._keep,), daemon=True, name=f"lease {job_id}"
+        )
         self._thread.start()
 
     def _keep(self) -> None:

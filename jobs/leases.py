@@ -25,6 +25,7 @@ from jobs.model import (
     Progress,
     Status,
 )
+from jobs.origin import Origin
 from jobs.tables import attempts, checkpoints, jobs, now, tenants
 from jobs.throughputs import insert_throughput
 
@@ -119,6 +120,7 @@ class Leases:
             job=to_job(row),
             datasets=its_rows,
             checkpoint=Checkpoint.model_validate(dict(found)) if found else None,
+            origin=Origin(request_id=row["request_id"], traceparent=row["traceparent"]),
         )
 
     def renew(self, job_id: str, attempt: int) -> Directive:

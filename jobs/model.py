@@ -21,6 +21,7 @@ from engine.merging import MergeMethod
 from engine.rows import DatasetFormat, RowType
 from engine.spec import LoraPeft, Method, Peft
 from jobs.errors import NotFound
+from jobs.origin import Origin
 
 
 class Status(StrEnum):
@@ -291,3 +292,4 @@ class Claim(Record):
     job: Job
     datasets: dict[str, Dataset]
     checkpoint: Checkpoint | None
+    origin: Origin = Origin()

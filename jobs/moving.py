@@ -5,6 +5,7 @@ import sqlalchemy as sa
 from jobs.errors import NotFound
 from jobs.inputs import stage_of, with_inputs
 from jobs.model import JobError
+from jobs.origin import Origin
 from jobs.pipeline_rows import end_stages, stages_of, start_stage
 from jobs.stages import Stage, StageState, verdict
 from jobs.submission import Place, insert_job
@@ -44,6 +45,7 @@ def _start(
             base_revision=stage.base_revision,
             queue=row["queue"],
             place=Place(row["id"], stage.name),
+            origin=Origin(request_id=row["request_id"], traceparent=row["traceparent"]),
         )
     except NotFound as error:  # kept from deletion while the stage waited, but not from operators
         gone = JobError(code="not_found", message=f"{error} Post the pipeline again.")

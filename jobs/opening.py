@@ -3,10 +3,13 @@
 import secrets
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry
+
 import storage.opening
 from jobs.errors import StoreUnavailable
 from jobs.settings import Settings
 from jobs.store import Store
+from storage.measured import MeasuredStore
 from storage.objects import ObjectStore
 
 
@@ -29,9 +32,10 @@ def open_store(settings: Settings) -> Store:
     return store
 
 
-def open_objects(settings: Settings) -> ObjectStore:
+def open_objects(settings: Settings, registry: CollectorRegistry | None = None) -> ObjectStore:
+    """The object store; what its calls take is measured in the `registry`."""
     secret = settings.s3_secret_key
-    return storage.opening.open_store(
+    store = storage.opening.open_store(
         settings.storage,
         endpoint_url=settings.s3_endpoint_url,
         region=settings.s3_region,
@@ -39,6 +43,7 @@ def open_objects(settings: Settings) -> ObjectStore:
         secret_key=secret.get_secret_value() if secret else None,
         timeout_s=settings.s3_timeout_s,
     )
+    return store if registry is None else MeasuredStore(store, registry)
 
 
 def pepper(settings: Settings) -> str:

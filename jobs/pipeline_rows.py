@@ -10,6 +10,7 @@ from jobs.errors import NotFound
 from jobs.inputs import inputs_of, stage_of
 from jobs.mixture import datasets_of
 from jobs.model import TERMINAL, JobError, JobSpec, new_id
+from jobs.origin import here
 from jobs.stages import Pipeline, PipelineSpec, PlannedStage, Stage, StageState, status_of
 from jobs.tables import jobs, now, pipeline_stages, pipelines, stage_inputs
 
@@ -30,7 +31,7 @@ def insert_pipeline(
         "queue": queue,
         "created_at": now(),
     }
-    connection.execute(pipelines.insert().values(values))
+    connection.execute(pipelines.insert().values(values | here().model_dump()))
     for position, stage in enumerate(stages):
         _insert_stage(connection, tenant_id, pipeline_id, position, stage)
     return pipeline_id

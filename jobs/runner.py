@@ -5,12 +5,15 @@ import shutil
 from pathlib import Path
 
 import structlog
+from opentelemetry.trace import get_current_span
 
 from jobs.attempt import Attempt, AttemptFailed, Workshop
 from jobs.checkpoints import CheckpointCorrupt
 from jobs.errors import LeaseLost, StoreUnavailable
+from jobs.instruments import Meter
 from jobs.keeper import LeaseKeeper
 from jobs.model import Claim, JobError
+from jobs.tracing import below, fail, span
 from storage.crash import crash_point
 from storage.objects import ObjectNotFound, StorageError, StorageUnavailable
 
@@ -38,19 +41,34 @@ class Runner:
         claim = self._shop.store.leases.claim(self._owner, queue)
         if claim is None:
             return False
-        with structlog.contextvars.bound_contextvars(
-            job_id=claim.job.id, attempt=claim.job.attempt
-        ):
-            log.info("job.claimed")
-            crash_point("claimed")
-            try:
-                self._run(claim)
-            except LeaseLost as lost:
-                log.warning("attempt.abandoned", reason=str(lost))
-            except StoreUnavailable as error:
-                log.error("attempt.abandoned", reason=str(error))  # the sweep will find the lease
-            self._move_on(claim.job.pipeline_id)
+        self._run_claimed(claim)
         return True
+
+    def _run_claimed(self, claim: Claim) -> None:
+        job, origin = claim.job, claim.origin
+        with (
+            structlog.contextvars.bound_contextvars(
+                request_id=origin.request_id, job_id=job.id, attempt=job.attempt
+            ),
+            span("attempt", parent=below(origin.traceparent), job_id=job.id, attempt=job.attempt),
+        ):
+            log.info("job.claimed", method=job.spec.method.type)
+            crash_point("claimed")
+            self._hold(claim)
+            self._move_on(job.pipeline_id)
+
+    def _hold(self, claim: Claim) -> None:
+        """Run the attempt; what ends it is the job's, unless it is not ours to write any more."""
+        meter = Meter(self._shop.instruments, claim.job.spec.method.type)
+        try:
+            self._run(claim, meter)
+        except LeaseLost as lost:
+            log.warning("attempt.abandoned", reason=str(lost))
+            meter.end("lease_lost")
+        except StoreUnavailable as error:
+            log.error("attempt.abandoned", reason=str(error))  # the sweep will find the lease
+        finally:
+            meter.end("abandoned")
 
     def _move_on(self, pipeline_id: str | None) -> None:
         """Queue at once what waited for this job; what cannot be done now, the sweep does."""
@@ -70,7 +88,7 @@ class Runner:
             return False
         return True
 
-    def _run(self, claim: Claim) -> None:
+    def _run(self, claim: Claim, meter: Meter) -> None:
         job, leases = claim.job, self._shop.store.leases
         work_dir = self._work_root / f"{job.id}-{job.attempt}"
         keeper = LeaseKeeper(
@@ -78,12 +96,14 @@ class Runner:
         )
         try:
             work_dir.mkdir(parents=True)
-            Attempt(self._shop, claim, keeper, work_dir).run()
+            Attempt(self._shop, claim, keeper, work_dir, meter).run()
         except (LeaseLost, StoreUnavailable):
             raise
         except Exception as error:  # the edge of a message: every failure becomes the job's
             failure = _failure_of(error)
             log.warning("attempt.failed", code=failure.error.code, retryable=failure.retryable)
+            meter.end(failure.error.code)
+            fail(get_current_span(), failure.error.code)
             end = leases.retry if failure.retryable else leases.fail
             keeper.insist(lambda: end(job.id, job.attempt, failure.error))
         finally:

@@ -4,19 +4,22 @@ import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AliasChoices, Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 REPO = Path(__file__).resolve().parent.parent
+ClassName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,32}$")]
 
 
 class Settings(BaseSettings):
     """One instance, built at an entry point and handed down; nothing else reads the environment."""
 
-    model_config = SettingsConfigDict(env_prefix="LUTHIER_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="LUTHIER_", frozen=True, extra="ignore", populate_by_name=True
+    )
 
     data_dir: Path = Field(
         Path(".luthier"), description="database, objects and caches of one machine"
@@ -102,6 +105,19 @@ class Settings(BaseSettings):
     inference_resident_bytes: int = Field(4 << 30, ge=0, description="of the adapters in memory")
     adapter_cache_bytes: int = Field(10 << 30, ge=0)
     log_format: Literal["console", "json"] = "console"
+
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = Field(
+        8323, ge=0, le=65_500, description="each process takes the first free one from here; 0: any"
+    )
+    tenant_classes: dict[str, ClassName] = Field(
+        default_factory=dict, description="tenant's name -> its class in the metrics"
+    )
+    otlp_endpoint: str = Field(
+        "",
+        validation_alias=AliasChoices("LUTHIER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        description="http://collector:4318, where traces go; empty: nowhere",
+    )
 
     @model_validator(mode="after")
     def _heartbeat_within_lease(self) -> "Settings":

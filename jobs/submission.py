@@ -12,6 +12,7 @@ from jobs.events import append_events
 from jobs.inputs import inputs_of
 from jobs.mixture import datasets_of
 from jobs.model import TERMINAL, JobSpec, NewEvent, Status, Work, new_id
+from jobs.origin import Origin, here
 from jobs.tables import job_inputs, jobs, now, pipeline_stages
 
 
@@ -47,8 +48,12 @@ def insert_job(
     priority: int = 0,
     place: Place | None = None,
     warnings: Sequence[str] = (),
+    origin: Origin | None = None,
 ) -> str:
-    """Queue a job; its id. Raises NotFound for its datasets and for the adapters it starts from."""
+    """Queue a job; its id. It comes from `origin`, or from the request that is under way here.
+
+    Raises NotFound for its datasets and for the adapters it starts from.
+    """
     dataset_ids = list(datasets_of(spec).values()) if isinstance(spec, JobSpec) else []
     for dataset_id in dataset_ids:
         find_dataset(connection, tenant_id, dataset_id, lock=True)
@@ -72,7 +77,7 @@ def insert_job(
         "progress": {},
         "created_at": now(),
     }
-    connection.execute(jobs.insert().values(values))
+    connection.execute(jobs.insert().values(values | (origin or here()).model_dump()))
     for field, adapter_id in inputs_of(spec).items():
         named = {"job_id": job_id, "field": field, "adapter_id": adapter_id}
         connection.execute(job_inputs.insert().values(named))

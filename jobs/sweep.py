@@ -8,6 +8,7 @@ import time
 import structlog
 
 from jobs.errors import StoreUnavailable
+from jobs.instruments import Instruments
 from jobs.queue import WakeUps
 from jobs.store import Store
 
@@ -20,8 +21,16 @@ class Sweep:
     """Runs in a thread until `close`. Any number of workers may sweep the same table."""
 
     def __init__(
-        self, store: Store, wakeups: WakeUps, queue: str, *, expire_s: float, wake_s: float
+        self,
+        store: Store,
+        wakeups: WakeUps,
+        queue: str,
+        *,
+        expire_s: float,
+        wake_s: float,
+        instruments: Instruments | None = None,
     ) -> None:
+        self._instruments = instruments
         self._leases, self._pipelines = store.leases, store.pipelines
         self._wakeups, self._queue = wakeups, queue
         self._expire_s, self._wake_s = expire_s, wake_s
@@ -54,6 +63,8 @@ class Sweep:
     def expire(self) -> None:
         """Queue again, or give up, what nobody keeps alive."""
         swept = self._leases.sweep()
+        if self._instruments is not None:
+            self._instruments.swept(requeued=len(swept.requeued), given_up=len(swept.failed))
         for job_id in swept.requeued:
             log.warning("job.requeued", job_id=job_id)
         for job_id in swept.failed:

@@ -104,6 +104,8 @@ jobs = sa.Table(
     sa.Column("estimate", sa.JSON(none_as_null=True)),
     sa.Column("actual", sa.JSON(none_as_null=True)),
     sa.Column("finished_at", sa.Double),
+    sa.Column("request_id", sa.String(64)),
+    sa.Column("traceparent", sa.String(64)),
     sa.Index("ix_jobs_tenant_created", "tenant_id", "created_at", "id"),
     sa.Index("ix_jobs_claim", "queue", "status", "priority", "created_at"),
     sa.Index("ix_jobs_lease", "status", "lease_expires_at"),
@@ -130,6 +132,8 @@ pipelines = sa.Table(
     sa.Column("queue", sa.String(32), nullable=False),
     sa.Column("cancelled_at", sa.Double),
     sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("request_id", sa.String(64)),
+    sa.Column("traceparent", sa.String(64)),
     sa.Index("ix_pipelines_tenant_created", "tenant_id", "created_at", "id"),
 )
 

@@ -13,11 +13,13 @@ from pathlib import Path
 from types import FrameType
 
 import structlog
+from prometheus_client import CollectorRegistry
 
 from engine.bases import BaseCatalogue
 from jobs.attempt import Workshop
 from jobs.collecting import Collecting
 from jobs.errors import StoreUnavailable
+from jobs.instruments import Instruments
 from jobs.launcher import Launcher, LocalLauncher
 from jobs.opening import open_objects, open_store
 from jobs.queue import BrokerWakeUps, listen, open_broker
@@ -31,10 +33,18 @@ log = structlog.get_logger()
 EMBEDDED_WAKE_S = 0.1
 
 
-def run(settings: Settings, launcher: Launcher | None = None) -> None:
-    """Work until SIGTERM or SIGINT; then hand back the job in hand, checkpointed, and return."""
+def run(
+    settings: Settings,
+    launcher: Launcher | None = None,
+    registry: CollectorRegistry | None = None,
+) -> None:
+    """Work until SIGTERM or SIGINT; then hand back the job in hand, checkpointed, and return.
+
+    What it measures is in the `registry`.
+    """
     arm(settings.crash_at)
-    launcher = launcher or LocalLauncher()
+    launcher, registry = launcher or LocalLauncher(), registry or CollectorRegistry()
+    instruments = Instruments(registry, queue=settings.queue)
     stop = _stop_on_signals()
     launcher.warm_up()
     store = open_store(settings)
@@ -42,7 +52,7 @@ def run(settings: Settings, launcher: Launcher | None = None) -> None:
     with work_folder(settings.data_dir / "work") as (owner, work_root):
         shop = Workshop(
             store=store,
-            objects=open_objects(settings),
+            objects=open_objects(settings, registry),
             bases=BaseCatalogue(settings.base_models),
             launcher=launcher,
             threads=settings.threads,
@@ -52,6 +62,7 @@ def run(settings: Settings, launcher: Launcher | None = None) -> None:
             generator_key=settings.inference_key,
             judge_patience_s=settings.judge_patience_s,
             stall_s=settings.stall_s,
+            instruments=instruments,
             drain_s=settings.drain_s / 2,  # the rest is for the upload of its checkpoint
         )
         runner = Runner(
@@ -68,6 +79,7 @@ def run(settings: Settings, launcher: Launcher | None = None) -> None:
             settings.queue,
             expire_s=settings.sweep_s,
             wake_s=EMBEDDED_WAKE_S if settings.embedded else settings.sweep_s,
+            instruments=instruments,
         )
         collecting = Collecting(
             store,

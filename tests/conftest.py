@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -130,27 +131,11 @@ def record(request: pytest.FixtureRequest) -> Iterator[Record]:
     figures.write("passed" if passed else "failed")
 
 
-_REPORT = pytest.StashKey[pytest.TestReport]()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    if report.when == "call":
-        item.stash[_REPORT] = report
-    return report
-
-
-@pytest.fixture
-def record(request: pytest.FixtureRequest) -> Iterator[Record]:
-    """Writes down the figures that docs/reliability.md shows; see tests/record.py."""
-    figures = Record(request.node.nodeid)
-    yield figures
-    report = request.node.stash.get(_REPORT, None)
-    passed = report is not None and report.outcome != "failed"
-    figures.write("passed" if passed else "failed")
+@pytest.fixture(scope="session")
+def promtool() -> Iterator[Path]:
+    """Prometheus' own checker of rules and metrics."""
+    with _started(lambda: nullcontext(servers.prometheus_program("promtool"))) as program:
+        yield program
 
 
 @pytest.fixture(autouse=True)

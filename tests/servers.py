@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import boto3
+import httpx
 import psycopg
 import redis
 from botocore.config import Config
@@ -123,6 +124,35 @@ def seaweedfs() -> Iterator[S3Server]:
 
     with _serving(data, command, ready, stop="SIGKILL"):  # it would wait for idle connections
         yield server
+
+
+@contextmanager
+def prometheus(files: dict[str, str]) -> Iterator[str]:
+    """A Prometheus on `files`, prometheus.yml among them, which are in its folder; its URL."""
+    program = prometheus_program("prometheus")
+    data, port = _data_folder(), free_port()
+    for name, text in files.items():
+        (data / name).write_text(text)
+    url = f"http://127.0.0.1:{port}"
+    command = [
+        *(_reachable(data, program), f"--config.file={data / 'prometheus.yml'}"),
+        *(f"--storage.tsdb.path={data / 'tsdb'}", f"--web.listen-address=127.0.0.1:{port}"),
+    ]
+
+    def ready() -> None:
+        httpx.get(f"{url}/-/ready", trust_env=False, timeout=5).raise_for_status()
+
+    with _serving(data, command, ready, stop="SIGTERM"):
+        yield url
+
+
+def prometheus_program(name: str) -> Path:
+    """`prometheus` or `promtool`: of `make prometheus`, or of this machine."""
+    own = Path(__file__).resolve().parent.parent / ".prometheus" / "usr" / "bin" / name
+    found = own if own.is_file() else shutil.which(name)
+    if found is None:
+        raise ServerMissing(f"there is no `{name}`; run `make prometheus`")
+    return Path(found)
 
 
 @contextmanager

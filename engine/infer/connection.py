@@ -9,6 +9,7 @@ from uuid import uuid4
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
 
 from engine.infer.errors import RequestInvalid
 
@@ -40,7 +41,8 @@ class RequestIds:
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        with bound_contextvars(request_id=request_id):
+            await self._app(scope, receive, send_with_id)
 
 
 async def read_body(request: Request) -> bytes:

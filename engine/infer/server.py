@@ -9,6 +9,7 @@ from pathlib import Path
 import structlog
 import torch
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from tokenizers import Tokenizer
 
@@ -32,6 +33,14 @@ from engine.infer.verification import Verifier
 
 log = structlog.get_logger()
 
+# FastAPI's own spans and logs have the texts of exceptions in them, and those may quote prompts.
+_NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
 _SAMPLE_TEXT = "The answer to the question is that every morning the small town by the river wakes."
 _TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.25}  # the noise floor of a log-prob
 
@@ -55,6 +64,7 @@ def create_app(
     probe_tolerance: float | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    metrics: Metrics | None = None,
 ) -> FastAPI:
     """The app that serves one base model and its adapters; the model loads when the app starts.
 
@@ -65,8 +75,9 @@ def create_app(
     is kept in `kv_bytes`, set aside when the app starts; 0: half of what a GPU has left, 2 GiB on a
     CPU, and room for one whole context in any case. The LoRAs of those in the batch take at most
     `lora_bytes`: a row each, all of the highest rank among them. `dtype` is "float32" or
-    "bfloat16". Starting raises ModelUnusable.
+    "bfloat16". What is measured is in `metrics`. Starting raises ModelUnusable.
     """
+    measured = metrics or Metrics()
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     @asynccontextmanager
@@ -75,7 +86,7 @@ def create_app(
         base.model.layers.bank.max_bytes = lora_bytes
         tokenizer = _load_tokenizer(base_path)
         grammars = await asyncio.to_thread(Grammars, tokenizer)
-        metrics = Metrics()
+        metrics = measured
         scheduler = Scheduler(
             tokenizer,
             metrics,
@@ -121,7 +132,13 @@ def create_app(
             loader.close()
             grammars.close()
 
-    app = FastAPI(lifespan=lifespan, title="Luthier inference", docs_url=None, redoc_url=None)
+    app = FastAPI(
+        lifespan=lifespan,
+        title="Luthier inference",
+        docs_url=None,
+        redoc_url=None,
+        telemetry=_NO_TELEMETRY,
+    )
     app.add_middleware(RequestIds)
     app.add_exception_handler(ClientGone, routes.leave)
     for kind in (EngineError, HTTPException, Exception):

@@ -3,6 +3,7 @@
 A crash, an out-of-memory kill or a segfault here ends this attempt and nothing else.
 """
 
+import os
 import resource
 import signal
 import sys
@@ -15,11 +16,12 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from engine.errors import EngineError
-from engine.plan import PLAN, Failed, Finished, MergePlan, Plan, Stopped, TrainPlan
+from engine.plan import PLAN, Failed, Finished, Logged, MergePlan, Plan, Stopped, TrainPlan
 from engine.train import dpo, grpo, kto, merge, orpo, ppo, reward, sft
 from engine.train.errors import StopRequested, TrainingFailed
 from engine.train.link import Link
 
+MAX_CAUSES = 8
 METHODS: dict[str, Callable[[TrainPlan, Link], Finished]] = {
     "sft": sft.train,
     "reward": reward.train,
@@ -43,8 +45,10 @@ def main(connection: Connection, plan_json: str) -> None:
     _quiet()
     torch.set_num_threads(plan.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    link.log("trainer.started", pid=os.getpid(), method=plan.method.type, peft=plan.peft.type)
     try:
         finished = _finished(plan, link)
+        link.log("trainer.finished", pid=os.getpid(), training_s=round(finished.training_s, 3))
         metrics = finished.metrics | {"peak_memory_bytes": peak_memory_bytes()}
         link.send(finished.model_copy(update={"metrics": metrics}))
     except StopRequested as stop:
@@ -54,6 +58,7 @@ def main(connection: Connection, plan_json: str) -> None:
     except EngineError as error:
         link.send(Failed(code="training_failed", message=str(error)))
     except Exception as error:  # the edge: a shortage, or a fault of ours or of a library
+        link.send(_fault(error))
         link.send(_failure(error))
 
 
@@ -81,8 +86,21 @@ def _failure(error: Exception) -> Failed:
     if "No space left on device" in text:
         message = "The worker's disk is full; the operator has to make room on it."
         return Failed(code="disk_full", message=message, retryable=True)
-    traceback.print_exception(error)
     return Failed(code="internal_error", message=f"{type(error).__name__}: {text}")
+
+
+def _fault(error: BaseException) -> Logged:
+    """Its classes and places. Its text, and that of its causes, may quote a client's rows."""
+    kinds: list[str] = []
+    where: list[str] = []
+    link: BaseException | None = error
+    while link is not None and len(kinds) < MAX_CAUSES:
+        kinds.append(type(link).__name__)
+        frames = traceback.extract_tb(link.__traceback__)[-6:]
+        where += [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+        link = link.__cause__ or link.__context__
+    fields = {"pid": os.getpid(), "error": " <- ".join(kinds), "where": where}
+    return Logged(event="trainer.fault", level="error", fields=fields)
 
 
 def _quiet() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from prometheus_client import generate_latest
 
 from api.app import create_app
 from api.services import Services
@@ -121,15 +122,30 @@ async def test_stopping_closes_what_was_opened(services: Services) -> None:
 
 
 async def test_requests_are_measured_by_route_template(
-    client: httpx.AsyncClient, dataset: dict[str, Any]
+    client: httpx.AsyncClient, dataset: dict[str, Any], services: Services
 ) -> None:
     await client.get(f"/datasets/{dataset['id']}")
     await client.get("/datasets/ds_nope")
-    text = (await client.get("/metrics")).text
+    text = generate_latest(services.instruments.registry).decode()
     line = 'luthier_http_requests_total{method="GET",route="/datasets/{id}",status="%d"} 1.0'
     assert line % 200 in text
     assert line % 404 in text
     assert dataset["id"] not in text
+
+
+async def test_a_word_that_is_no_method_has_no_label_of_its_own(
+    client: httpx.AsyncClient, services: Services
+) -> None:
+    await client.request("ANYTHING", "/datasets")
+    text = generate_latest(services.instruments.registry).decode()
+    assert 'luthier_http_requests_total{method="other"' in text
+    assert "ANYTHING" not in text
+
+
+async def test_the_metrics_of_all_tenants_are_not_on_the_port_of_clients(
+    client: httpx.AsyncClient,
+) -> None:
+    assert (await client.get("/metrics")).status_code == 404
 
 
 async def test_only_the_operators_pages_need_no_key(

@@ -40,16 +40,29 @@ def test_json_lines_carry_role_time_and_fields(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.usefixtures("_as_it_was")
-def test_an_exception_is_part_of_its_event(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_exception_is_told_by_places_and_classes_and_never_by_its_text(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     configure_logging("json", "api")
+    text = "a client's row"
     try:
-        raise RuntimeError("broken")
-    except RuntimeError:
+        try:
+            raise ValueError(text)
+        except ValueError as error:
+            raise RuntimeError(text) from error
+    except RuntimeError as broken:
         structlog.get_logger().exception("request.failed")
+        structlog.get_logger().error("request.failed", exc_info=broken)
+        logging.getLogger("somebody").exception("failed")
 
-    event = parse(capsys.readouterr().err)
-    assert event is not None
-    assert "RuntimeError: broken" in event["exception"]
+    said = capsys.readouterr().err
+    for event in map(parse, said.splitlines()):
+        assert event is not None
+        assert "\nValueError\n" in event["exception"]
+        assert event["exception"].endswith("\nRuntimeError")
+        assert "test_logs.py" in event["exception"]
+    assert said.count("\n") == 3
+    assert text not in said
 
 
 def test_a_line_for_eyes_has_clock_role_event_and_fields() -> None:
@@ -131,7 +144,7 @@ def test_a_stream_that_is_cut_at_the_end_is_no_news(capsys: pytest.CaptureFixtur
         raise RuntimeError("broken")
     except RuntimeError:
         uvicorn.exception("Exception in ASGI application")
-    assert "RuntimeError: broken" in capsys.readouterr().err
+    assert "RuntimeError" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

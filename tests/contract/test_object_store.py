@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from storage import s3_calls
 from storage.local import LocalStore
+from storage.measured import MeasuredStore
 from storage.memory import MemoryStore
 from storage.objects import ObjectExists, ObjectNotFound, ObjectStore, StorageError
 from storage.s3 import S3Store, connect
@@ -56,7 +58,7 @@ def stormy_store(server: S3Server, storm: FaultyProxy) -> ObjectStore:
 KINDS = ["memory", "local", "s3"]
 
 
-@pytest.fixture(params=[*KINDS, "s3-storm"])
+@pytest.fixture(params=[*KINDS, "s3-storm", "measured"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     return make_store(request, tmp_path)
 
@@ -75,6 +77,7 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
         "s3-storm": lambda: stormy_store(
             request.getfixturevalue("bucket"), request.getfixturevalue("storm")
         ),
+        "measured": lambda: MeasuredStore(MemoryStore(), CollectorRegistry()),
     }
     if request.param == "s3-storm":
         request.getfixturevalue("monkeypatch").setattr(s3_calls, "_FIRST_DELAY_S", 0.01)
