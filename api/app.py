@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 from api import (
     adapters,
     archives,
+    audit,
     checkpoints,
     datasets,
     docs,
@@ -47,6 +48,7 @@ ROOMS = (
     score,
     graders,
     models,
+    audit,
     health,
     docs,
 )
@@ -64,7 +66,13 @@ def create_app(services: Services) -> FastAPI:
         redirect_slashes=False,
         middleware=[  # the first is the outermost
             Middleware(Edge, instruments=services.instruments),
-            Middleware(Authentication, store=services.store),
+            Middleware(
+                Authentication,
+                store=services.store,
+                rates=services.rates,
+                unverified_per_minute=services.settings.unverified_per_minute,
+                public_docs=services.settings.public_docs,
+            ),
             Middleware(
                 BodyLimits,
                 upload_bytes=services.settings.max_upload_bytes,

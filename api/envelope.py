@@ -82,13 +82,14 @@ class Deleted(Wire):
 WHAT = {
     400: "The request could not be read",
     401: "No valid API key",
+    403: "The API key lacks the scope that this needs",
     404: "No such id for this tenant",
     408: "The body came too slowly",
     409: "The object is not in a state that allows this",
     413: "The body is too large",
     415: "The body is of a type that this route does not read",
     422: "The request was read and cannot be done as asked, with every reason",
-    429: "Too many at once; see Retry-After",
+    429: "Too many at once, or too much in a time; see Retry-After",
     500: "A fault of the service",
     502: "The inference server answered with nonsense",
     503: "A part of the service does not answer; see Retry-After",
@@ -99,5 +100,5 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The documented error answers of a route, beside those that every route has."""
     return {
         status: {"model": Envelope, "description": WHAT[status]}
-        for status in sorted({400, 401, 422, 503, *statuses})
+        for status in sorted({400, 401, 403, 422, 429, 503, *statuses})
     }

@@ -37,6 +37,7 @@ class Edge:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if GIVEN_ID.fullmatch(given) else new_id("req")
+        scope.setdefault("state", {})["request_id"] = request_id
         status, began = 0, time.perf_counter()
 
         async def labelled(message: Message) -> None:

@@ -18,6 +18,7 @@ from api.generate import unless_gone
 from api.paging import known
 from api.scoring import Input, check_scores, inputs_of
 from api.services import FromServices, Services
+from api.spending import spending
 from engine.completions import Usage
 from engine.rows import Message
 
@@ -103,7 +104,9 @@ async def score(
     """Score answers by a reward model, rendered as it was trained."""
     async with services.slow:
         inputs = await in_thread(_inputs, services, tenant_id, body)
-    found = await unless_gone(request, _scored(services, body.adapter_id, inputs))
+    async with spending(services.store, tenant_id, sum(map(len, inputs))) as tab:
+        found = await unless_gone(request, _scored(services, body.adapter_id, inputs))
+        tab.settle(found.usage)
     return ScoreAnswer(
         adapter_id=body.adapter_id,
         data=tuple(CompletionScore(index=each.index, score=each.score) for each in found.data),

@@ -21,6 +21,7 @@ from engine.merging import MergeMethod
 from engine.rows import DatasetFormat, RowType
 from engine.spec import LoraPeft, Method, Peft
 from jobs.errors import NotFound
+from jobs.keys import Scope
 
 
 class Status(StrEnum):
@@ -160,6 +161,7 @@ class ApiKey(Record):
     tenant_id: str
     name: str
     prefix: str
+    scopes: tuple[Scope, ...]
     created_at: float
     revoked_at: float | None
 

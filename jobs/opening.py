@@ -5,6 +5,7 @@ from pathlib import Path
 
 import storage.opening
 from jobs.errors import StoreUnavailable
+from jobs.quotas import Quotas
 from jobs.settings import Settings
 from jobs.store import Store
 from storage.objects import ObjectStore
@@ -20,13 +21,18 @@ def open_store(settings: Settings) -> Store:
         pepper=pepper(settings),
         lease_s=settings.lease_s,
         max_attempts=settings.max_attempts,
-        max_live_jobs=settings.max_queued_jobs,
+        quotas=quotas(settings),
     )
     if store.database.dialect == "sqlite":
         store.database.migrate()
     elif not store.database.current():
         raise StoreUnavailable("The database's schema is not the newest; run `luthier migrate`.")
     return store
+
+
+def quotas(settings: Settings) -> Quotas:
+    """The operator's defaults for every tenant."""
+    return Quotas(**{name: getattr(settings, name) for name in Quotas.model_fields})
 
 
 def open_objects(settings: Settings) -> ObjectStore:

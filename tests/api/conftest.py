@@ -17,6 +17,7 @@ from api.services import Services, open_services
 from jobs.settings import Settings
 from storage.memory import MemoryStore
 from tests.api.inference import Inference
+from tests.api.making import unhurried
 
 TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
@@ -58,7 +59,7 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def settings(tmp_path: Path, base_folder: Path) -> Settings:
-    return Settings(data_dir=tmp_path / "data", base_models={"tiny": str(base_folder)})
+    return unhurried(data_dir=tmp_path / "data", base_models={"tiny": str(base_folder)})
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from api.services import Services
 from jobs.database import Database
 from jobs.settings import Settings
-from tests.api.making import Woken, spec_for
+from tests.api.making import Woken, spec_for, unhurried
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +25,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path, base_folder: Path) 
         database.migrate()
         database.close()
     bases = {"tiny": str(base_folder)}
-    return Settings(data_dir=tmp_path / "data", database_url=url, base_models=bases)
+    return unhurried(data_dir=tmp_path / "data", database_url=url, base_models=bases)
 
 
 async def test_100_equal_requests_with_one_key_make_one_job_and_get_one_answer(
