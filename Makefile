@@ -7,7 +7,7 @@ VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env check format test env-vllm test-vllm demo serve bench bench-infer bench-memory methods-table reliability-table clean
+.PHONY: help env check format test fuzz env-vllm test-vllm demo serve bench bench-infer bench-memory methods-table reliability-table clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -34,6 +34,9 @@ format: $(READY)  ## put the code in shape
 
 test: $(READY)  ## every test, with real servers that it starts itself
 	$(BIN)/pytest $(ARGS)
+
+fuzz: $(READY)  ## the API against its own document and the row parser against anything, at length
+	$(BIN)/pytest tests/fuzz --hypothesis-profile=fuzz --timeout=5400 $(ARGS)
 
 env-vllm: $(VLLM_READY)  ## vLLM for CPUs, in .venv-vllm: it needs other versions than ours
 
