@@ -86,7 +86,8 @@ def quotas_of(connection: sa.Connection, tenant_id: str, defaults: Quotas) -> Qu
 
 def merged(row: Mapping[str, Any], defaults: Quotas) -> Quotas:
     """The limits in a row that has the tenant's own, where it has some."""
-    return defaults.model_copy(update={n: row[n] for n in NAMES if row[n] is not None})
+    own = {name: row[name] for name in NAMES if row[name] is not None}
+    return defaults.model_copy(update=own) if own else defaults
 
 
 def _own(connection: sa.Connection, tenant_id: str) -> dict[str, int]:
