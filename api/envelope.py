@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 from starlette.responses import Response
 
+from engine.frozen import Literally
+
 T = TypeVar("T")
 
 
@@ -13,6 +15,10 @@ class Wire(BaseModel):
     """What goes over the wire; refuses unknown fields when it comes in."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Body(Wire, Literally):
+    """What a request has as its body."""
 
 
 def absent(value: object) -> bool:
