@@ -14,6 +14,18 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def _make_strict(schema: Any) -> None:
+    """Every scalar of a model's schema, up to the models inside it."""
+    if isinstance(schema, list | tuple):
+        for part in schema:
+            _make_strict(part)
+    elif isinstance(schema, dict):
+        if schema.get("type") in SCALARS:
+            schema["strict"] = True
+        for part in schema.values():
+            _make_strict(part)
+
+
 class Literally(BaseModel):
     """Takes for a number, a boolean or a text only what JSON, and the API's document, call so.
 
@@ -31,15 +43,3 @@ class Literally(BaseModel):
 
 class Asked(Spec, Literally):
     """What clients write. Models inside it have to be of this kind too."""
-
-
-def _make_strict(schema: Any) -> None:
-    """Every scalar of a model's schema, up to the models inside it."""
-    if isinstance(schema, list | tuple):
-        for part in schema:
-            _make_strict(part)
-    elif isinstance(schema, dict):
-        if schema.get("type") in SCALARS:
-            schema["strict"] = True
-        for part in schema.values():
-            _make_strict(part)

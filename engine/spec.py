@@ -385,7 +385,7 @@ KIND_OF_PEFT: dict[str, AdapterKind] = {
     "full": "full",
 }
 # The kind of PEFT that an adapter's own files show: of LoRA, they do not tell on which base.
-PEFT_OF_KIND: dict[AdapterKind, type[Spec]] = {
+PEFT_OF_KIND: dict[AdapterKind, type[Asked]] = {
     "lora": LoraPeft,
     "prompt_tuning": PromptTuningPeft,
     "prefix_tuning": PrefixTuningPeft,
