@@ -3,6 +3,12 @@
 import json
 import re
 
+import httpx
+import pytest
+
+from cli.client import _check
+from cli.failure import CommandFailed
+from jobs.keys import new_key
 from tests.cli.conftest import Luthier
 
 
@@ -46,3 +52,13 @@ def test_a_limit_that_is_none_says_what_there_is(luthier: Luthier) -> None:
     assert "max_stored_bytes" in luthier.run("quota", "set", "max_fun=1", code=1)
     assert "must be a number" in luthier.run("quota", "set", "max_stored_bytes=-1", code=1)
     assert "No tenant" in luthier.run("quota", "show", "--tenant", "nobody", code=1)
+
+
+def test_a_key_that_was_cut_is_told_so_where_it_was_typed() -> None:
+    for key, told in ((new_key()[:-2], True), (new_key(), False)):
+        request = httpx.Request("GET", "http://x/jobs", headers={"authorization": f"Bearer {key}"})
+        error = {"error": {"message": "A valid API key is needed."}}
+        with pytest.raises(CommandFailed) as failed:
+            _check(httpx.Response(401, json=error, request=request))
+        assert ("cut or mistyped" in str(failed.value)) == told
+        assert key not in str(failed.value)
