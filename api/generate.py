@@ -264,6 +264,7 @@ async def _frames(
 ) -> AsyncIterator[bytes]:
     """The stream as ours. An error in the middle is its last event, in the envelope."""
     id, reason, usage = new_id("gen"), None, None
+    tab.begun = True
     try:
         async with spent, aclosing(pieces):
             piece = first
