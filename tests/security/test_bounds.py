@@ -107,7 +107,7 @@ async def test_long_queries_and_headers_are_refused_or_ignored(
         assert answer.headers["x-request-id"].startswith("req_")
 
 
-def test_every_object_in_a_body_refuses_fields_that_it_has_not(
+async def test_every_object_in_a_body_refuses_fields_that_it_has_not(
     app: FastAPI, operations: list[Operation], record: Record
 ) -> None:
     """By the document, so that a new body is looked at by being there."""

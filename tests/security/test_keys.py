@@ -39,7 +39,7 @@ def test_a_key_has_256_random_bits_a_prefix_and_a_checksum(record: Record) -> No
     assert not any(map(is_whole, [*changed, *cut, key + "x", "", "lk_", key.upper()]))
 
 
-def test_no_key_is_in_the_database_its_log_or_its_dump(
+async def test_no_key_is_in_the_database_its_log_or_its_dump(
     services: Services, settings: Settings, record: Record
 ) -> None:
     tenants = services.store.tenants
@@ -59,7 +59,7 @@ def test_no_key_is_in_the_database_its_log_or_its_dump(
     record("S3", "of 50 keys, found in the database's files", 0, exactly=0)
 
 
-def test_the_pepper_is_needed_and_for_its_owner_alone(
+async def test_the_pepper_is_needed_and_for_its_owner_alone(
     services: Services, settings: Settings
 ) -> None:
     key, _ = services.store.tenants.issue_key(services.store.tenants.create("ours").id, "test")
@@ -160,7 +160,7 @@ def test_keys_of_before_there_were_scopes_go_on_working(
 
 
 @pytest.mark.parametrize("scopes", [(), ("everything",), ("read", "root")])
-def test_a_key_has_scopes_that_there_are(services: Services, scopes: Any) -> None:
+async def test_a_key_has_scopes_that_there_are(services: Services, scopes: Any) -> None:
     tenant_id = services.store.tenants.create("ours").id
     with pytest.raises(ValueError, match="read, write, generate, admin"):
         services.store.tenants.issue_key(tenant_id, "odd", scopes)

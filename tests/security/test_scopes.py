@@ -39,7 +39,7 @@ def with_scopes(app: FastAPI, services: Services, *scopes: Scope) -> httpx.Async
     )
 
 
-def test_every_route_has_its_scope_and_every_scope_its_route(
+async def test_every_route_has_its_scope_and_every_scope_its_route(
     operations: list[Operation],
 ) -> None:
     assert {str(operation) for operation in operations} == set(SCOPES)
