@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from jobs.audit import note
 from jobs.database import Database
 from jobs.errors import NotFound
-from jobs.keys import SHOWN, USUAL, Scope, hash_key, new_key, stored_scopes
+from jobs.keys import SHOWN, USUAL, hash_key, new_key, stored_scopes
 from jobs.model import ApiKey, Tenant, new_id
 from jobs.quotas import DEFAULTS, NAMES, Quotas, merged
 from jobs.tables import api_keys, now, tenant_quotas, tenants
@@ -63,9 +63,12 @@ class Tenants:
         return Tenant.model_validate(dict(row))
 
     def issue_key(
-        self, tenant_id: str, name: str, scopes: Iterable[Scope] = USUAL
+        self, tenant_id: str, name: str, scopes: Iterable[str] = USUAL
     ) -> tuple[str, ApiKey]:
-        """A new key of 256 random bits: the text, seen this once, and its record."""
+        """A new key of 256 random bits: the text, seen this once, and its record.
+
+        Raises NotFound, and ValueError for scopes that there are not.
+        """
         key = new_key()
         with self._db.write() as connection:
             if connection.scalar(sa.select(tenants.c.id).where(tenants.c.id == tenant_id)) is None:
