@@ -12,7 +12,7 @@ PROMETHEUS := .prometheus
 PROMETHEUS_READY := $(PROMETHEUS)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env check format test prometheus env-vllm test-vllm demo serve bench bench-infer bench-memory methods-table test-storm soak reliability-table clean
+.PHONY: help env check format test fuzz prometheus env-vllm test-vllm demo serve bench bench-infer bench-memory methods-table test-storm soak reliability-table clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -50,6 +50,9 @@ $(PROMETHEUS_READY):
 	dpkg-deb --extract $(PROMETHEUS)/prometheus_*.deb $(PROMETHEUS)
 	rm $(PROMETHEUS)/prometheus_*.deb
 	@touch $(PROMETHEUS_READY)
+
+fuzz: $(READY)  ## the API against its own document and the row parser against anything, at length
+	$(BIN)/pytest tests/fuzz --hypothesis-profile=fuzz --timeout=5400 $(ARGS)
 
 env-vllm: $(VLLM_READY)  ## vLLM for CPUs, in .venv-vllm: it needs other versions than ours
 

@@ -5,12 +5,14 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from api import (
     adapters,
     archives,
+    audit,
     checkpoints,
     datasets,
     docs,
@@ -48,6 +50,7 @@ ROOMS = (
     score,
     graders,
     models,
+    audit,
     health,
     docs,
 )
@@ -66,7 +69,13 @@ def create_app(services: Services) -> FastAPI:
         telemetry=traces.NO_OTHERS,
         middleware=[  # the first is the outermost
             Middleware(Edge, instruments=services.instruments),
-            Middleware(Authentication, store=services.store),
+            Middleware(
+                Authentication,
+                store=services.store,
+                rates=services.rates,
+                unverified_per_minute=services.settings.unverified_per_minute,
+                public_docs=services.settings.public_docs,
+            ),
             Middleware(
                 BodyLimits,
                 upload_bytes=services.settings.max_upload_bytes,
@@ -84,7 +93,19 @@ def create_app(services: Services) -> FastAPI:
 
 async def _onward(request: Request, error: Exception) -> Response:
     """Let the edge answer what the framework would."""
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        error.headers = {"allow": ", ".join(sorted(_allowed(request.scope["path"])))}
     raise error
+
+
+def routes() -> list[APIRoute]:
+    """All of them, by room."""
+    return [route for room in ROOMS for route in room.router.routes if isinstance(route, APIRoute)]
+
+
+def _allowed(path: str) -> set[str]:
+    """What a path can be asked with, by all of its routes: the framework names the first one's."""
+    return {verb for route in routes() if route.path_regex.match(path) for verb in route.methods}
 
 
 @cache

@@ -11,6 +11,7 @@ from pydantic_core import from_json
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.auth import admit
 from api.errors import BodyTooLarge, BodyTooSlow, BodyUnreadable, MediaTypeUnsupported
 
 JSON_BYTES = 1 << 20
@@ -115,12 +116,13 @@ class StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """A route whose JSON bodies are StrictRequest's."""
+    """A route for callers whose keys may use it, whose JSON bodies are StrictRequest's."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
+            await admit(request)
             return await handle(StrictRequest(request.scope, request.receive))
 
         return strict

@@ -7,6 +7,7 @@ import anyio
 import structlog
 from fastapi import APIRouter, Query, Request
 
+from adapters import registry
 from api.auth import TenantId
 from api.batches import batches
 from api.bodies import StrictRoute
@@ -16,8 +17,9 @@ from api.forms import Form
 from api.intake import FORMAT_OF_TYPE, Intake, UploadOptions
 from api.paging import After, DatasetId, Limit
 from api.services import FromServices, Services
+from jobs.lineage import Derived
 from jobs.model import Dataset
-from storage.keys import dataset_prefix
+from storage.keys import dataset_prefix, job_prefix
 from storage.objects import StorageError
 
 router = APIRouter(prefix="/datasets", tags=["datasets"], route_class=StrictRoute)
@@ -47,6 +49,24 @@ UPLOAD_BODY = {
         },
     }
 }
+
+
+class DerivedView(Wire):
+    """What was made from a dataset: jobs that read it, what they made, and whatever went on from
+    there.
+    """
+
+    object: Literal["dataset.derived"] = "dataset.derived"
+    jobs: tuple[str, ...]
+    checkpoints: tuple[str, ...]
+    adapters: tuple[str, ...]
+
+
+class DatasetDeleted(Deleted):
+    """`derived` is what was made from it; `derived_deleted` says whether that is gone too."""
+
+    derived: DerivedView
+    derived_deleted: bool
 
 
 class DatasetView(Wire):
@@ -88,6 +108,7 @@ async def upload(
     options: Annotated[UploadOptions, Query()],
 ) -> DatasetView:
     """Store a dataset, checked row by row as it arrives. Problems are told by line and field."""
+    await read(services.store, services.store.datasets.require_bytes, tenant_id, 1)
     intake = Intake(services.store, services.objects, tenant_id, options)
     content_type = request.headers.get("content-type", "")
     try:
@@ -130,16 +151,40 @@ async def get_dataset(id: DatasetId, tenant_id: TenantId, services: FromServices
 
 
 @router.delete("/{id}", responses=refusals(404, 409))
-async def delete_dataset(id: DatasetId, tenant_id: TenantId, services: FromServices) -> Deleted:
-    """Delete a dataset that no waiting or running job needs."""
-    await in_thread(_delete, services, tenant_id, id)
-    return Deleted(id=id, object="dataset")
+async def delete_dataset(
+    id: DatasetId,
+    tenant_id: TenantId,
+    services: FromServices,
+    derived: Annotated[
+        bool, Query(description="also its jobs, checkpoints and adapters, and what came of them")
+    ] = False,
+) -> DatasetDeleted:
+    """Delete a dataset that no waiting or running job needs; what was made from it is listed."""
+    found = await in_thread(_delete, services, tenant_id, id, derived)
+    return DatasetDeleted(
+        id=id,
+        object="dataset",
+        derived=DerivedView.model_validate(found.model_dump()),
+        derived_deleted=derived,
+    )
 
 
-def _delete(services: Services, tenant_id: str, dataset_id: str) -> None:
-    """The row decides; bytes that cannot be removed now are only a waste of space."""
-    services.store.datasets.delete(tenant_id, dataset_id)
+@router.get("/{id}/derived", responses=refusals(404))
+async def list_derived(id: DatasetId, tenant_id: TenantId, services: FromServices) -> DerivedView:
+    """What was made from a dataset, by ids: jobs, checkpoints and adapters, the oldest first."""
+    found = await in_thread(services.store.datasets.derived, tenant_id, id)
+    return DerivedView.model_validate(found.model_dump())
+
+
+def _delete(services: Services, tenant_id: str, dataset_id: str, derived: bool) -> Derived:
+    """The rows decide; bytes that cannot be removed now are only a waste of space."""
+    found = services.store.datasets.delete(tenant_id, dataset_id, derived=derived)
     try:
         services.objects.delete_prefix(dataset_prefix(tenant_id, dataset_id))
+        for adapter_id in found.adapters if derived else ():
+            registry.remove(services.objects, tenant_id, adapter_id)
+        for job_id in found.jobs if derived else ():
+            services.objects.delete_prefix(job_prefix(tenant_id, job_id))
     except StorageError as error:
         log.warning("dataset.bytes_left", dataset=dataset_id, error=type(error).__name__)
+    return found

@@ -7,6 +7,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.staticfiles import StaticFiles
 
 STATIC = "/docs/static"
+PAGES = frozenset({"/docs", "/openapi.json"})
 
 router = APIRouter(include_in_schema=False)
 

@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 from starlette.responses import Response
 
+from engine.frozen import Literally
+
 T = TypeVar("T")
 
 
@@ -13,6 +15,10 @@ class Wire(BaseModel):
     """What goes over the wire; refuses unknown fields when it comes in."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Body(Wire, Literally):
+    """What a request has as its body."""
 
 
 def absent(value: object) -> bool:
@@ -82,22 +88,34 @@ class Deleted(Wire):
 WHAT = {
     400: "The request could not be read",
     401: "No valid API key",
+    403: "The API key lacks the scope that this needs",
     404: "No such id for this tenant",
     408: "The body came too slowly",
     409: "The object is not in a state that allows this",
     413: "The body is too large",
     415: "The body is of a type that this route does not read",
     422: "The request was read and cannot be done as asked, with every reason",
-    429: "Too many at once; see Retry-After",
+    429: "Too many at once, or too much in a time; see Retry-After",
     500: "A fault of the service",
     502: "The inference server answered with nonsense",
     503: "A part of the service does not answer; see Retry-After",
 }
 
 
+EDGE = (400, 408, 413, 415, 500)  # before a route is reached, or whatever happens in it
+
+
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The documented error answers of a route, beside those that every route has."""
+    return _documented(*EDGE, 401, 403, 422, 429, 503, *statuses)
+
+
+def open_refusals() -> dict[int | str, dict[str, Any]]:
+    """Those of a route that asks for no key and takes nothing."""
+    return _documented(*EDGE)
+
+
+def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {
-        status: {"model": Envelope, "description": WHAT[status]}
-        for status in sorted({400, 401, 422, 503, *statuses})
+        status: {"model": Envelope, "description": WHAT[status]} for status in sorted({*statuses})
     }

@@ -2,6 +2,8 @@
 
 ApiError
 ├── Unauthenticated        no valid key
+├── Forbidden              a valid key without the scope of the route
+├── TooManyRequests        more calls a minute than the tenant, or an address, may make
 ├── BodyTooLarge           above the cap of the route
 ├── BodyTooSlow            no bytes for too long
 ├── BodyCut                the client went away in the middle
@@ -17,6 +19,7 @@ ApiError
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +55,16 @@ class ApiError(Exception):
 
 class Unauthenticated(ApiError):
     pass
+
+
+class Forbidden(ApiError):
+    pass
+
+
+class TooManyRequests(ApiError):
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class BodyTooLarge(ApiError):
@@ -117,6 +130,8 @@ class Row:
 
 TABLE: dict[type[Exception], Row] = {
     Unauthenticated: Row(401, "unauthenticated"),
+    Forbidden: Row(403, "scope_missing"),
+    TooManyRequests: Row(429, "rate_limited"),
     BodyTooLarge: Row(413, "body_too_large"),
     BodyTooSlow: Row(408, "body_too_slow"),
     BodyCut: Row(400, "body_cut"),
@@ -174,10 +189,11 @@ def answer(error: Exception, request_id: str) -> Response:
         response.headers["www-authenticate"] = "Bearer"
     if status == 408:
         response.headers["connection"] = "close"  # who sends a byte a minute gets no second try
-    if status == 409:
-        response.headers["x-should-retry"] = "false"  # SDKs repeat a 409 unless told
+    if status == 409 or not getattr(error, "passes", True):
+        response.headers["x-should-retry"] = "false"  # SDKs repeat 409 and 429 unless told
     if status in RETRY_AFTER_S:
-        response.headers["retry-after"] = str(RETRY_AFTER_S[status])
+        wait_s = getattr(error, "retry_after_s", None) or RETRY_AFTER_S[status]
+        response.headers["retry-after"] = str(math.ceil(wait_s))
     return response
 
 
@@ -204,8 +220,13 @@ def _told(error: Exception, request_id: str) -> tuple[int, ErrorBody]:
 
 def type_of(status: int) -> str:
     """The error's class, as SDKs know it."""
-    names = {401: "authentication_error", 404: "not_found_error", 409: "conflict_error"}
-    names[429] = "rate_limit_error"
+    names = {
+        401: "authentication_error",
+        403: "permission_error",
+        404: "not_found_error",
+        409: "conflict_error",
+        429: "rate_limit_error",
+    }
     return names.get(status, "server_error" if status >= 500 else "invalid_request_error")
 
 

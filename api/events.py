@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
-from api.auth import TenantId
+from api.auth import KeyId, TenantId
 from api.bodies import StrictRoute
 from api.calls import read
 from api.envelope import ListOf, Wire, json_answer, refusals
@@ -21,6 +21,7 @@ router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
 
 POLL_S = 0.2
 HEARTBEAT_S = 15.0
+REVOKED_S = 0.5  # how long a stream outlives its key, at most
 MAX_SEQ = 2**53
 
 Seq = Annotated[int, Query(ge=0, le=MAX_SEQ, description="events numbered above this")]
@@ -62,6 +63,7 @@ def view(event: Event) -> EventView:
 async def list_events(
     id: JobId,
     tenant_id: TenantId,
+    key_id: KeyId,
     services: FromServices,
     after: Seq = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
@@ -75,7 +77,7 @@ async def list_events(
     store = services.store
     if "text/event-stream" in accept:
         await read(store, store.jobs.get, tenant_id, id)  # an unknown job is a 404, not a stream
-        frames = follow(store, tenant_id, id, last_event_id or after)
+        frames = follow(store, tenant_id, id, last_event_id or after, key_id)
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         return StreamingResponse(frames, media_type="text/event-stream", headers=headers)
     events, has_more = await read(store, store.jobs.events, tenant_id, id, after=after, limit=limit)
@@ -83,9 +85,13 @@ async def list_events(
     return json_answer(page)
 
 
-async def follow(store: Store, tenant_id: str, job_id: str, after: int) -> AsyncIterator[bytes]:
-    """A job's events as server-sent ones, until it has ended and all were sent."""
-    spoke_at = time.monotonic()
+async def follow(
+    store: Store, tenant_id: str, job_id: str, after: int, key_id: str
+) -> AsyncIterator[bytes]:
+    """A job's events as server-sent ones, until it has ended and all were sent, or until the key
+    is revoked.
+    """
+    spoke_at = checked_at = time.monotonic()
     while True:
         # The job first: once it has ended, the events read next are all there will be.
         job = await read(store, store.jobs.get, tenant_id, job_id)
@@ -97,6 +103,10 @@ async def follow(store: Store, tenant_id: str, job_id: str, after: int) -> Async
             continue
         if job.status in TERMINAL:
             return
+        if time.monotonic() - checked_at >= REVOKED_S:
+            checked_at = time.monotonic()
+            if not await read(store, store.tenants.is_valid, key_id):
+                return
         if events:
             spoke_at = time.monotonic()
         elif time.monotonic() - spoke_at >= HEARTBEAT_S:

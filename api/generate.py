@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -16,11 +16,12 @@ from api.auth import TenantId
 from api.bodies import StrictRoute
 from api.calls import in_thread
 from api.completions import complete, stream
-from api.envelope import Envelope, Wire, absent, json_answer, refusals
+from api.envelope import Body, Envelope, Wire, absent, json_answer, refusals
 from api.errors import ApiError, GeneratorFailed, Invalid, body_of
 from api.rendering import base_named, contract_of, renderer_of
 from api.services import FromServices, Services
 from api.speaking import base_of, speaker
+from api.spending import Tab, spending
 from api.vllm import completion_body
 from engine.bases import context_length
 from engine.completions import Choice, Completion, Usage
@@ -31,6 +32,7 @@ from jobs.model import Adapter, new_id
 router = APIRouter(tags=["generate"], route_class=StrictRoute)
 
 T = TypeVar("T")
+MAX_TOKENS = 1_048_576
 HELLO: JsonDict = {
     "adapter_id": "ad_0123456789abcdef01234567",
     "messages": [{"role": "user", "content": "Hello!"}],
@@ -46,14 +48,14 @@ SAMPLING = {
 }  # fmt: skip
 
 
-class WeightedAdapter(Wire):
+class WeightedAdapter(Body):
     """One of several adapters whose deltas are added to the base, and how much of it."""
 
     adapter_id: str = Field(max_length=64)
     weight: float = Field(1.0, ge=-100, le=100, allow_inf_nan=False)
 
 
-class GenerateBody(Wire):
+class GenerateBody(Body):
     """What to answer, by which model, and how to sample."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [HELLO]})
@@ -72,7 +74,7 @@ class GenerateBody(Wire):
     messages: tuple[Message, ...] | None = Field(
         None, max_length=512, description="a conversation, for the chat template"
     )
-    max_tokens: int = Field(256, ge=1, le=1_048_576)
+    max_tokens: int = Field(256, ge=1, le=MAX_TOKENS)
     temperature: float = Field(1.0, ge=0, le=2, description="0: always the likeliest token")
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int | None = Field(None, ge=1, le=1_048_576)
@@ -132,6 +134,7 @@ class Asked:
     base: str
     adapter_id: str | None
     body: dict[str, Any]
+    most_tokens: int
 
 
 @router.post(
@@ -145,15 +148,21 @@ async def generate(
 ) -> Response:
     """Generate. With `stream`, chunks as server-sent events, ended by `data: [DONE]`."""
     asked = await in_thread(ask, services, tenant_id, body)
+    spent = spending(services.store, tenant_id, asked.most_tokens)
     if body.stream:
         pieces = stream(services.http, asked.body)
-        # Waiting for the first piece turns a refusal into a status instead of a broken stream.
-        first = await unless_gone(request, _first(pieces))
-        frames = _frames(first, pieces)
+        async with AsyncExitStack() as stack:
+            tab = await stack.enter_async_context(spent)
+            # Waiting for the first piece turns a refusal into a status, not a broken stream.
+            first = await unless_gone(request, _first(pieces))
+            frames = _frames(first, pieces, tab, stack.pop_all())
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         return StreamingResponse(frames, media_type="text/event-stream", headers=headers)
-    answer = await unless_gone(request, complete(services.http, asked.body))
-    return json_answer(_generation(asked, answer))
+    async with spent as tab:
+        answer = await unless_gone(request, complete(services.http, asked.body))
+        made = _generation(asked, answer)
+        tab.settle(made.usage)
+    return json_answer(made)
 
 
 def ask(services: Services, tenant_id: str, body: GenerateBody) -> Asked:
@@ -178,9 +187,11 @@ def ask(services: Services, tenant_id: str, body: GenerateBody) -> Asked:
     }
     if body.adapters is not None:
         wire["adapters"] = [{"id": a.adapter_id, "weight": a.weight} for a in body.adapters]
+    context = context_length(base.path)
+    most = min(len(wire["prompt"]) + body.max_tokens, context or MAX_TOKENS)
     if services.settings.generator == "vllm":
-        wire = completion_body(wire, tenant_id, context_length(base.path))
-    return Asked(base=base.name, adapter_id=body.adapter_id, body=wire)
+        wire = completion_body(wire, tenant_id, context)
+    return Asked(base.name, body.adapter_id, wire, most)
 
 
 def _adapters(services: Services, tenant_id: str, body: GenerateBody) -> list[Adapter]:
@@ -246,15 +257,21 @@ async def _first(pieces: AsyncIterator[Completion]) -> Completion | None:
 
 
 async def _frames(
-    first: Completion | None, pieces: AsyncGenerator[Completion, None]
+    first: Completion | None,
+    pieces: AsyncGenerator[Completion, None],
+    tab: Tab,
+    spent: AsyncExitStack,
 ) -> AsyncIterator[bytes]:
     """The stream as ours. An error in the middle is its last event, in the envelope."""
     id, reason, usage = new_id("gen"), None, None
+    tab.begun = True
     try:
-        async with aclosing(pieces):
+        async with spent, aclosing(pieces):
             piece = first
             while piece is not None:
-                usage = piece.usage or usage
+                if piece.usage is not None:
+                    usage = piece.usage
+                    tab.settle(usage)
                 for choice in piece.choices:
                     reason = choice.finish_reason or reason
                     if choice.text or choice.logprobs:

@@ -13,6 +13,7 @@ from api.paging import known
 from api.rendering import base_named, contract_of, renderer_of
 from api.scoring import REWARD, Input, inputs_of
 from api.services import Services
+from api.spending import spending
 from engine.completions import Usage
 from engine.graders import Answers, Question, Verdict
 from engine.judging import answers_a_prompt, completion_of, how_to_be_scored
@@ -44,17 +45,31 @@ Said = tuple[Verdict, Usage | None]
 async def judged(services: Services, tenant_id: str, questions: Sequence[Question]) -> Judged:
     """Ask all at once. Raises SpecInvalid, NotFound, RenderError and what `complete` does."""
     asked = [await in_thread(_ask, services, tenant_id, question) for question in questions]
-    calls = [asyncio.create_task(_said(services, each)) for each in asked]
-    try:
-        answers = await asyncio.gather(*calls)
-    finally:
-        for call in calls:
-            call.cancel()
+    async with spending(services.store, tenant_id, sum(map(_most_tokens, asked))) as tab:
+        tab.begun = len(asked) > 1  # where one is refused, others may have been answered
+        answers = await _all_said(services, asked)
+        tab.settle(together(spent for _, spent in answers if spent is not None))
     usage: defaultdict[str, list[Usage]] = defaultdict(list)
     for question, (_, spent) in zip(questions, answers, strict=True):
         usage[question.model] += [spent] if spent else []
     verdicts = {q.where: verdict for q, (verdict, _) in zip(questions, answers, strict=True)}
     return Judged(Answers(verdicts), {model: together(spent) for model, spent in usage.items()})
+
+
+async def _all_said(services: Services, asked: Sequence[Asked]) -> list[Said]:
+    calls = [asyncio.create_task(_said(services, each)) for each in asked]
+    try:
+        return await asyncio.gather(*calls)
+    finally:
+        for call in calls:
+            call.cancel()
+
+
+def _most_tokens(asked: Asked) -> int:
+    """What a question may take."""
+    if isinstance(asked, Weighed):
+        return len(asked.input)
+    return len(asked["prompt"]) + int(asked["max_tokens"])
 
 
 def _ask(services: Services, tenant_id: str, question: Question) -> Asked:

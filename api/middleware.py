@@ -39,6 +39,7 @@ class Edge:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if GIVEN_ID.fullmatch(given) else new_id("req")
+        scope.setdefault("state", {})["request_id"] = request_id
         with (
             structlog.contextvars.bound_contextvars(request_id=request_id),
             self._instruments.open(),

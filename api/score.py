@@ -12,12 +12,13 @@ from api.bodies import StrictRoute
 from api.calls import in_thread
 from api.completions import Scores
 from api.completions import score as ask_scores
-from api.envelope import Wire, refusals
+from api.envelope import Body, Wire, refusals
 from api.errors import GeneratorRefused
 from api.generate import unless_gone
 from api.paging import known
 from api.scoring import Input, check_scores, inputs_of
 from api.services import FromServices, Services
+from api.spending import spending
 from engine.completions import Usage
 from engine.rows import Message
 
@@ -38,7 +39,7 @@ def _written(answer: str) -> str:
     return answer
 
 
-class ScoreBody(Wire):
+class ScoreBody(Body):
     """A prompt, and the answers to it that are to be compared."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [COMPARE]})
@@ -103,7 +104,9 @@ async def score(
     """Score answers by a reward model, rendered as it was trained."""
     async with services.slow:
         inputs = await in_thread(_inputs, services, tenant_id, body)
-    found = await unless_gone(request, _scored(services, body.adapter_id, inputs))
+    async with spending(services.store, tenant_id, sum(map(len, inputs))) as tab:
+        found = await unless_gone(request, _scored(services, body.adapter_id, inputs))
+        tab.settle(found.usage)
     return ScoreAnswer(
         adapter_id=body.adapter_id,
         data=tuple(CompletionScore(index=each.index, score=each.score) for each in found.data),

@@ -10,6 +10,7 @@ import httpx
 from fastapi import Depends, FastAPI, Request
 
 from api.instruments import Instruments
+from api.rates import LocalRates, Rates, open_rates
 from engine.bases import BaseCatalogue
 from jobs.census import Census
 from jobs.opening import open_objects, open_store
@@ -33,11 +34,13 @@ class Services:
     bases: BaseCatalogue
     wakeups: WakeUps
     http: httpx.AsyncClient  # its base URL is the inference server
+    rates: Rates = field(default_factory=LocalRates)
     instruments: Instruments = field(default_factory=Instruments)
     slow: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SLOW_AT_ONCE))
 
     async def close(self) -> None:
         await self.http.aclose()
+        await self.rates.close()
         self.store.close()
 
 
@@ -51,6 +54,7 @@ def open_services(settings: Settings) -> Services:
         objects=open_objects(settings, instruments.registry),
         bases=BaseCatalogue(settings.base_models),
         wakeups=open_wakeups(settings.broker_url),
+        rates=open_rates(settings.broker_url),
         http=httpx.AsyncClient(
             base_url=settings.inference,
             headers=_headers(settings),

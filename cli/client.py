@@ -70,8 +70,8 @@ class Client:
             request |= {"content": _written(body), "headers": {**_JSON, **headers}}
         return self._json("POST", path, **request)
 
-    def delete(self, path: str) -> Any:
-        return self._json("DELETE", path)
+    def delete(self, path: str, **params: Any) -> Any:
+        return self._json("DELETE", path, params=_given(params))
 
     def upload(
         self, path: str, file: IO[bytes], size_bytes: int, content_type: str, **params: Any
@@ -202,6 +202,8 @@ def _check(answer: httpx.Response) -> None:
             f"{answer.request.url} answered with status {answer.status_code}, and not as Luthier "
             "does; check --url."
         ) from None
+    if answer.status_code == 401 and _is_cut(answer.request):
+        message += " The key that was sent is likely cut or mistyped: its checksum does not fit."
     details = [_problem(problem) for problem in problems[:_PROBLEMS]]
     total = error.get("total_problems") or len(problems)
     if total > len(details) > 0:
@@ -211,6 +213,12 @@ def _check(answer: httpx.Response) -> None:
         raise CommandFailed(message)
     # The service's own line is the first problem again; the list below says it.
     raise CommandFailed(f"{total} problems:" if told else message, details=tuple(details))
+
+
+def _is_cut(request: httpx.Request) -> bool:
+    from jobs.keys import is_whole
+
+    return not is_whole(request.headers.get("authorization", "").removeprefix("Bearer "))
 
 
 def _problem(problem: Mapping[str, Any]) -> str:

@@ -187,11 +187,21 @@ def stats(
 
 
 @app.command()
-def delete(dataset: Id, url: Url = None, key: Key = None) -> None:
-    """Delete a dataset for good."""
+def delete(
+    dataset: Id,
+    derived: Annotated[
+        bool, typer.Option("--derived", help="Also its jobs, checkpoints and adapters.")
+    ] = False,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Delete a dataset for good. What was made from it is listed, or deleted with it."""
     from cli import look
     from cli.client import connect
 
     with connect(url, key) as client:
-        client.delete(f"/datasets/{dataset}")
+        found = client.delete(f"/datasets/{dataset}", derived=derived)
     look.note(look.TICK, "green", f"Dataset {dataset} is deleted")
+    for what in ("jobs", "checkpoints", "adapters"):
+        if ids := found["derived"][what]:
+            look.fact(what if derived else f"{what} kept", ", ".join(ids))

@@ -24,14 +24,18 @@ def key_path(data_dir: Path) -> Path:
 
 def prepare(settings: "Settings") -> None:
     """Make the database, the default tenant and a first key, where they are missing."""
+    from jobs.audit import Actor, acting_as
+    from jobs.keys import SCOPES
     from jobs.opening import open_store
 
     store = open_store(settings)
     try:
-        path = key_path(settings.data_dir)
-        tenant = store.tenants.create(TENANT)
-        if not path.exists() or store.tenants.authenticate(path.read_text().strip()) is None:
-            key, _ = store.tenants.issue_key(tenant.id, "first key")
+        with acting_as(Actor("operator")):
+            path = key_path(settings.data_dir)
+            tenant = store.tenants.create(TENANT)
+            if path.exists() and store.tenants.authenticate(path.read_text().strip()):
+                return
+            key, _ = store.tenants.issue_key(tenant.id, "first key", SCOPES)
             _write_secret(path, key + "\n")
     finally:
         store.close()

@@ -6,6 +6,7 @@ import typer
 
 from cli import (
     adapter,
+    audit,
     checkpoint,
     dataset,
     demo,
@@ -13,6 +14,7 @@ from cli import (
     job,
     key,
     pipeline,
+    quota,
     roles,
     score,
     serve,
@@ -31,12 +33,13 @@ app.command()(demo.demo)
 app.command()(serve.serve)
 app.command()(generate.generate)
 app.command()(score.score)
-for room in (dataset, job, pipeline, checkpoint, adapter, key):
+for room in (dataset, job, pipeline, checkpoint, adapter, key, quota):
     app.add_typer(room.app, name=room.__name__.rpartition(".")[2])
 _ROLES = "One role each"
 for role in (roles.api, roles.worker, roles.inference):
     app.command(rich_help_panel=_ROLES)(role)
-app.command(rich_help_panel="Operate")(roles.migrate)
+for operate in (roles.migrate, audit.audit):
+    app.command(rich_help_panel="Operate")(operate)
 
 
 def main() -> None:

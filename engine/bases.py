@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from engine.errors import EngineError
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "tokenizer*")
 SAMPLE_BYTES = 1 << 16
 SAMPLES = 64
+# A Hugging Face id, pinned to a commit: a branch or a tag may become another model over night.
+PINNED = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*@[0-9a-f]{40}", re.ASCII)
 
 
 class BaseNotAllowed(EngineError):
@@ -20,6 +23,14 @@ class BaseNotAllowed(EngineError):
 
 class BaseUnusable(EngineError):
     """The name is on the list, but what it points to cannot be used."""
+
+    code = "base_model_unusable"
+
+
+class BaseNeedsCode(BaseUnusable):
+    """It has Python code of its own, which is never run."""
+
+    code = "model_needs_code"
 
 
 @dataclass(frozen=True)
@@ -32,7 +43,7 @@ class BaseModel:
 
 
 class BaseCatalogue:
-    """Names to bases. `allowed` maps a name to a local folder or a Hugging Face `id[@revision]`."""
+    """Names to bases. `allowed` maps a name to a local folder or a Hugging Face `id@commit`."""
 
     def __init__(self, allowed: Mapping[str, str]) -> None:
         self._allowed = dict(allowed)
@@ -61,21 +72,37 @@ class BaseCatalogue:
         if folder.is_dir():
             _check(name, folder)
             return BaseModel(name, folder.resolve(), folder_revision(folder))
-        if folder.is_absolute() or source.startswith("."):
+        if is_local(source):
             raise BaseUnusable(f"Base model {name!r}: its folder is missing; ask the operator.")
+        if not is_pinned(source):
+            raise BaseUnusable(
+                f"Base model {name!r} is not pinned to a commit; ask the operator to write it as "
+                "org/name@ and the commit's 40 hex digits."
+            )
         path = _snapshot(name, source, weights)
         _check(name, path)
         return BaseModel(name, path, path.name)  # a snapshot's folder is named by its commit
+
+
+def is_local(source: str) -> bool:
+    """Whether an entry of the allow-list means a folder of this machine."""
+    folder = Path(source).expanduser()
+    return folder.is_dir() or folder.is_absolute() or source.startswith(".")
+
+
+def is_pinned(source: str) -> bool:
+    """Whether it means one commit of a Hugging Face model."""
+    return PINNED.fullmatch(source) is not None and ".." not in source
 
 
 def _snapshot(name: str, source: str, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    repo_id, _, revision = source.partition("@")
+    repo_id, _, commit = source.partition("@")
     patterns = [*SMALL_FILES, "*.safetensors"] if weights else [*SMALL_FILES]
     try:
-        return Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=patterns))
+        return Path(snapshot_download(repo_id, revision=commit, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise BaseUnusable(
             f"Base model {name!r} ({source}) could not be fetched: {type(error).__name__}."
@@ -86,14 +113,18 @@ def _check(name: str, folder: Path) -> None:
     for needed in ("config.json", "tokenizer.json"):
         if not (folder / needed).is_file():
             raise BaseUnusable(f"Base model {name!r} has no {needed}; ask the operator.")
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except ValueError as error:
-        raise BaseUnusable(f"Base model {name!r}: config.json is not JSON.") from error
-    if "auto_map" in config:
-        raise BaseUnusable(
-            f"Base model {name!r} needs code of its own (auto_map); Luthier runs no model code."
-        )
+    for file in ("config.json", "tokenizer_config.json"):
+        if not (folder / file).is_file():
+            continue
+        try:
+            config = json.loads((folder / file).read_text())
+        except ValueError as error:
+            raise BaseUnusable(f"Base model {name!r}: {file} is not JSON.") from error
+        if "auto_map" in config:
+            raise BaseNeedsCode(
+                f"Base model {name!r} needs code of its own (auto_map in {file}); Luthier runs no "
+                "model code."
+            )
 
 
 def folder_revision(folder: Path) -> str:

@@ -4,20 +4,26 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from jobs.audit import note
 from jobs.database import Database
 from jobs.errors import InUse, NotFound
 from jobs.model import TERMINAL, Adapter
 from jobs.pages import Page, newest_first
+from jobs.quotas import DEFAULTS, Quotas, require_bytes
 from jobs.tables import adapters, job_inputs, jobs, now, pipeline_stages, stage_inputs
 
 
 class Adapters:
-    def __init__(self, database: Database) -> None:
-        self._db = database
+    def __init__(self, database: Database, defaults: Quotas = DEFAULTS) -> None:
+        self._db, self._defaults = database, defaults
 
     def add(self, adapter: Adapter) -> Adapter:
-        """Make a published adapter visible. `created_at` is set by the database."""
+        """Make a published adapter visible. `created_at` is set by the database.
+
+        Raises QuotaExceeded.
+        """
         with self._db.write() as connection:
+            require_bytes(connection, adapter.tenant_id, adapter.size_bytes, self._defaults)
             return insert_adapter(connection, adapter)
 
     def add_once(self, adapter: Adapter) -> Adapter:
@@ -48,8 +54,9 @@ class Adapters:
         with self._db.write() as connection:
             if connection.scalar(sa.select(adapters.c.id).where(mine).with_for_update()) is None:
                 raise NotFound("adapter", adapter_id)
-            _require_unused(connection, tenant_id, adapter_id)
+            require_unused(connection, tenant_id, adapter_id)
             connection.execute(adapters.delete().where(mine))
+            note(connection, tenant_id, "adapter.delete", adapter_id)
 
 
 def find_adapter(
@@ -66,10 +73,11 @@ def find_adapter(
 def insert_adapter(connection: sa.Connection, adapter: Adapter) -> Adapter:
     values: dict[str, Any] = adapter.model_dump(mode="json") | {"created_at": now()}
     query = adapters.insert().values(values).returning(adapters)
+    note(connection, adapter.tenant_id, "adapter.create", adapter.id)
     return _adapter(connection.execute(query).mappings().one())
 
 
-def _require_unused(connection: sa.Connection, tenant_id: str, adapter_id: str) -> None:
+def require_unused(connection: sa.Connection, tenant_id: str, adapter_id: str) -> None:
     """Raises InUse, which names the job or the stage that starts from the adapter."""
     live = (
         sa.select(jobs.c.id)

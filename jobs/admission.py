@@ -112,7 +112,7 @@ def check(
     except BaseNotAllowed as error:
         problems.append(SpecProblem("base_model", "base_model_not_allowed", str(error)))
     except BaseUnusable as error:
-        problems.append(SpecProblem("base_model", "base_model_unusable", str(error)))
+        problems.append(SpecProblem("base_model", error.code, str(error)))
     job = continued(spec, sources[INIT]) if INIT in sources else spec
     if job.method.auto and len(datasets) == len(datasets_of(job)) and base is not None:
         settled = settle(job, datasets, base)

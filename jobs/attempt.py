@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from adapters import registry
 from adapters.errors import AdapterCorrupt, AdapterInvalid, AdapterMissing
 from adapters.manifest import Manifest
-from engine.bases import BaseCatalogue, BaseModel
+from engine.bases import BaseCatalogue, BaseModel, BaseUnusable
 from engine.errors import EngineError
 from engine.estimate.model import Device
 from engine.graders import asking
@@ -181,7 +181,7 @@ class Attempt:
         try:
             base = self._shop.bases.find(job.spec.base_model, weights=True)
         except EngineError as error:
-            raise _failure("base_model_unusable", str(error)) from error
+            raise _failure(_code_of_base(error), str(error)) from error
         if base.revision != job.base_revision:
             raise _failure(
                 "base_model_changed",
@@ -238,7 +238,7 @@ class Attempt:
                 for number, name in enumerate(names)
             }
         except EngineError as error:
-            raise _failure("base_model_unusable", str(error)) from error
+            raise _failure(_code_of_base(error), str(error)) from error
 
     def _grader_model(self, name: str, folder: str) -> GraderModel:
         """Raises BaseNotAllowed and BaseUnusable."""
@@ -479,6 +479,10 @@ def _gone(adapter_id: str) -> AttemptFailed:
         f"Adapter {adapter_id}, which this job starts from, is gone; post the job with another "
         "one.",
     )
+
+
+def _code_of_base(error: EngineError) -> str:
+    return error.code if isinstance(error, BaseUnusable) else BaseUnusable.code
 
 
 def _failure(code: str, message: str) -> AttemptFailed:

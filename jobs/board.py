@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from jobs.audit import note
 from jobs.database import Database
 from jobs.errors import Conflict, NotFound
 from jobs.events import append_events, list_events, list_metrics
@@ -22,7 +23,8 @@ from jobs.model import (
     Work,
 )
 from jobs.pages import Page, newest_first
-from jobs.submission import insert_job, require_room
+from jobs.quotas import DEFAULTS, Quotas, require_room
+from jobs.submission import insert_job
 from jobs.tables import checkpoints, jobs, now, pipeline_turns
 
 
@@ -35,8 +37,8 @@ class Submitted:
 
 
 class Board:
-    def __init__(self, database: Database, *, max_live_jobs: int = 1000) -> None:
-        self._db, self._max_live = database, max_live_jobs
+    def __init__(self, database: Database, defaults: Quotas = DEFAULTS) -> None:
+        self._db, self._defaults = database, defaults
 
     def submit(
         self,
@@ -60,7 +62,7 @@ class Board:
             with self._db.write() as connection:
                 if idempotency and (found := find_answer(connection, tenant_id, idempotency, Job)):
                     return Submitted(found, replayed=True)
-                require_room(connection, tenant_id, 1, self._max_live)
+                require_room(connection, tenant_id, 1, self._defaults)
                 job_id = insert_job(
                     connection,
                     tenant_id,
@@ -123,6 +125,7 @@ class Board:
             if job.status is not Status.PAUSED:
                 raise Conflict(f"Job {job_id} is {job.status}, not paused.")
             set_status(connection, job, Status.QUEUED, "resumed")
+            note(connection, tenant_id, "job.resume", job_id)
             return find_job(connection, tenant_id, job_id)
 
     def _ask(
@@ -137,6 +140,7 @@ class Board:
                     f"Job {job_id} has {job.status} already; there is nothing to {request}."
                 )
             ask(connection, job, request, goal)
+            note(connection, tenant_id, f"job.{request}", job_id)
             return find_job(connection, tenant_id, job_id)
 
     def events(

@@ -5,7 +5,7 @@ JobsError
 ├── Conflict            the object is not in a state that allows this
 │   └── InUse           something still needs the object
 ├── IdempotencyReused   the key was used with another body
-├── QuotaExceeded       the tenant has too many of these at once
+├── QuotaExceeded       the tenant has too much of this: jobs, bytes, tokens in a day
 ├── SpecInvalid         a job that could not run or be served, with every reason
 ├── LeaseLost           this attempt is no longer the owner; nothing it says counts
 └── StoreUnavailable    the database does not answer
@@ -37,7 +37,13 @@ class IdempotencyReused(JobsError):
 
 
 class QuotaExceeded(JobsError):
-    pass
+    """`passes` is false where waiting for moments does not help: clients should not try again."""
+
+    def __init__(
+        self, message: str, *, retry_after_s: float | None = None, passes: bool = True
+    ) -> None:
+        super().__init__(message)
+        self.retry_after_s, self.passes = retry_after_s, passes
 
 
 @dataclass(frozen=True)

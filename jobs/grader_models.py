@@ -82,7 +82,7 @@ def _of_judge(
         yield SpecProblem(field, "base_model_not_allowed", str(error))
         return
     except BaseUnusable as error:
-        yield SpecProblem(field, "base_model_unusable", str(error))
+        yield SpecProblem(field, error.code, str(error))
         return
     if source is not None:
         yield from of_base(field, base, source)

@@ -26,6 +26,7 @@ from jobs.model import (
     Status,
 )
 from jobs.origin import Origin
+from jobs.quotas import DEFAULTS, Quotas, may_run
 from jobs.tables import attempts, checkpoints, jobs, now, tenants
 from jobs.throughputs import insert_throughput
 
@@ -47,14 +48,18 @@ _GOALS: dict[str | None, Status] = {
 
 
 class Leases:
-    def __init__(self, database: Database, *, lease_s: float, max_attempts: int) -> None:
+    def __init__(
+        self, database: Database, *, lease_s: float, max_attempts: int, quotas: Quotas = DEFAULTS
+    ) -> None:
         self._db, self._lease_s, self._max_attempts = database, lease_s, max_attempts
+        self._quotas = quotas
 
     def claim(self, owner: str, queue: str) -> Claim | None:
         """The best queued job, now ours as a new attempt, or None when there is none.
 
         Best: highest priority, then the tenant with the fewest running jobs, then the one whose
-        turn is longest ago, then the oldest job.
+        turn is longest ago, then the oldest job. Tenants that run as many as they may are passed
+        over.
         """
         rival = jobs.alias("rival")
         running = (
@@ -78,9 +83,16 @@ class Leases:
             .limit(1)
             .with_for_update(skip_locked=True, of=jobs)
         )
+        full: list[str] = []
         with self._db.write() as connection:
-            row = connection.execute(best).mappings().first()
-            return None if row is None else self._take(connection, to_job(row), owner)
+            while True:
+                query = best.where(jobs.c.tenant_id.not_in(full))
+                row = connection.execute(query).mappings().first()
+                if row is None:
+                    return None
+                if may_run(connection, row["tenant_id"], self._quotas):
+                    return self._take(connection, to_job(row), owner)
+                full.append(row["tenant_id"])
 
     def _take(self, connection: sa.Connection, job: Job, owner: str) -> Claim:
         attempt = job.attempt + 1

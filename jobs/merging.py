@@ -96,7 +96,7 @@ def _base(bases: BaseCatalogue, name: str) -> tuple[BaseModel | None, list[SpecP
     except BaseNotAllowed as error:
         return None, [SpecProblem("adapters", "base_model_not_allowed", str(error))]
     except BaseUnusable as error:
-        return None, [SpecProblem("adapters", "base_model_unusable", str(error))]
+        return None, [SpecProblem("adapters", error.code, str(error))]
 
 
 def _of_kind(parent: Parent, *, into_base: bool) -> Iterator[SpecProblem]:

@@ -3,14 +3,18 @@
 import secrets
 from pathlib import Path
 
+import structlog
 from prometheus_client import CollectorRegistry
 
 import storage.opening
 from jobs.errors import StoreUnavailable
+from jobs.quotas import Quotas
 from jobs.settings import Settings
 from jobs.store import Store
 from storage.measured import MeasuredStore
 from storage.objects import ObjectStore
+
+log = structlog.get_logger()
 
 
 def open_store(settings: Settings) -> Store:
@@ -23,13 +27,18 @@ def open_store(settings: Settings) -> Store:
         pepper=pepper(settings),
         lease_s=settings.lease_s,
         max_attempts=settings.max_attempts,
-        max_live_jobs=settings.max_queued_jobs,
+        quotas=quotas(settings),
     )
     if store.database.dialect == "sqlite":
         store.database.migrate()
     elif not store.database.current():
         raise StoreUnavailable("The database's schema is not the newest; run `luthier migrate`.")
     return store
+
+
+def quotas(settings: Settings) -> Quotas:
+    """The operator's defaults for every tenant."""
+    return Quotas(**{name: getattr(settings, name) for name in Quotas.model_fields})
 
 
 def open_objects(settings: Settings, registry: CollectorRegistry | None = None) -> ObjectStore:
@@ -54,6 +63,8 @@ def pepper(settings: Settings) -> str:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     path = settings.data_dir / "pepper"
     if not path.exists():
+        if settings.database_url:  # which other machines may use, with keys made under theirs
+            log.warning("pepper.of_this_machine_only", path=str(path), instead="LUTHIER_PEPPER")
         _create_once(path, secrets.token_urlsafe(32))
     return path.read_text()
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from jobs.audit import note
 from jobs.board import ask, find_job
 from jobs.database import Database
 from jobs.errors import Conflict
@@ -17,8 +18,8 @@ from jobs.model import TERMINAL, Status
 from jobs.moving import move_on
 from jobs.pages import Page, newest_first
 from jobs.pipeline_rows import end_stages, find_pipeline, insert_pipeline, to_pipeline, to_pipelines
+from jobs.quotas import DEFAULTS, Quotas, require_room
 from jobs.stages import LIVE, Pipeline, PipelineSpec, PlannedStage, StageState
-from jobs.submission import require_room
 from jobs.tables import now, pipeline_turns, pipelines
 
 
@@ -31,8 +32,8 @@ class SubmittedPipeline:
 
 
 class Pipelines:
-    def __init__(self, database: Database, *, max_live_jobs: int) -> None:
-        self._db, self._max_live = database, max_live_jobs
+    def __init__(self, database: Database, defaults: Quotas = DEFAULTS) -> None:
+        self._db, self._defaults = database, defaults
 
     def submit(
         self,
@@ -54,8 +55,9 @@ class Pipelines:
                     found := find_answer(connection, tenant_id, idempotency, Pipeline)
                 ):
                     return SubmittedPipeline(found, replayed=True)
-                require_room(connection, tenant_id, len(stages), self._max_live)
+                require_room(connection, tenant_id, len(stages), self._defaults)
                 pipeline_id = insert_pipeline(connection, tenant_id, spec, stages, queue)
+                note(connection, tenant_id, "pipeline.create", pipeline_id)
                 move_on(connection, find_pipeline(connection, pipeline_id, lock=True))
                 pipeline = to_pipeline(connection, find_pipeline(connection, pipeline_id))
                 if idempotency:
@@ -105,6 +107,7 @@ class Pipelines:
             mine = pipelines.c.id == pipeline_id
             connection.execute(pipelines.update().where(mine).values(cancelled_at=now()))
             _cancel_stages(connection, pipeline)
+            note(connection, tenant_id, "pipeline.cancel", pipeline_id)
             return to_pipeline(connection, find_pipeline(connection, pipeline_id))
 
     def unmoved(self) -> list[str]:

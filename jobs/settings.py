@@ -6,8 +6,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, StringConstraints, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    SecretStr,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from engine.bases import is_local, is_pinned
 
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 REPO = Path(__file__).resolve().parent.parent
@@ -50,7 +59,7 @@ class Settings(BaseSettings):
 
     base_models: dict[str, str] = Field(
         default_factory=lambda: {"luthier-tiny": str(REPO / "examples/models/luthier-tiny")},
-        description="the allow-list: public name -> local folder, or Hugging Face id[@revision]",
+        description="the allow-list: public name -> local folder, or Hugging Face id@commit",
     )
     max_lora_rank: int = Field(64, ge=1)
     qlora: bool | None = Field(
@@ -60,7 +69,18 @@ class Settings(BaseSettings):
         None, description="what workers train on, for estimates; empty: as this machine"
     )
     max_upload_bytes: int = Field(1 << 30, ge=1)
-    max_queued_jobs: int = Field(1000, ge=1, description="per tenant, queued or running")
+    # Defaults for every tenant; `luthier quota set` gives one its own. 0 is no limit.
+    max_queued_jobs: int = Field(1000, ge=0, description="queued or running")
+    max_running_jobs: int = Field(0, ge=0, description="at once, over all workers")
+    max_stored_bytes: int = Field(0, ge=0, description="of datasets and adapters")
+    max_tokens_per_day: int = Field(0, ge=0, description="read and written by /generate and others")
+    reads_per_minute: int = Field(600, ge=0)
+    writes_per_minute: int = Field(60, ge=0)
+    generations_per_minute: int = Field(600, ge=0)
+    unverified_per_minute: int = Field(
+        60, ge=0, description="requests without a valid key, by address; above it they get a 429"
+    )
+    public_docs: bool = Field(True, description="/docs and /openapi.json without a key")
 
     queue: str = Field("default", pattern=r"^[a-z0-9-]{1,32}$", description="the GPU class")
     lease_s: float = Field(30.0, gt=0)
@@ -118,6 +138,17 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("LUTHIER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
         description="http://collector:4318, where traces go; empty: nowhere",
     )
+
+    @field_validator("base_models")
+    @classmethod
+    def _pinned(cls, models: dict[str, str]) -> dict[str, str]:
+        for name, source in models.items():
+            if not is_local(source) and not is_pinned(source):
+                raise ValueError(
+                    f"{name}: {source!r} is no folder here, and no Hugging Face model with the "
+                    "commit that it is pinned to, such as org/name@ and 40 hex digits"
+                )
+        return models
 
     @model_validator(mode="after")
     def _heartbeat_within_lease(self) -> "Settings":

@@ -1,4 +1,4 @@
-"""A job's way into the table, in the caller's transaction: room for it, its inputs, its row."""
+"""A job's way into the table, in the caller's transaction: its inputs, its row."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,14 +6,14 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from jobs.adapters import find_adapter
+from jobs.audit import note
 from jobs.datasets import find_dataset
-from jobs.errors import QuotaExceeded
 from jobs.events import append_events
 from jobs.inputs import inputs_of
 from jobs.mixture import datasets_of
-from jobs.model import TERMINAL, JobSpec, NewEvent, Status, Work, new_id
+from jobs.model import JobSpec, NewEvent, Status, Work, new_id
 from jobs.origin import Origin, here
-from jobs.tables import job_inputs, jobs, now, pipeline_stages
+from jobs.tables import job_inputs, jobs, now
 
 
 class Place(NamedTuple):
@@ -21,21 +21,6 @@ class Place(NamedTuple):
 
     pipeline_id: str
     stage: str
-
-
-def require_room(connection: sa.Connection, tenant_id: str, wanted: int, most: int) -> None:
-    """Raises QuotaExceeded. A stage that waits counts: its job must find its room kept."""
-    live = sa.select(sa.func.count()).where(
-        jobs.c.tenant_id == tenant_id, jobs.c.status.not_in(TERMINAL)
-    )
-    waiting = sa.select(sa.func.count()).where(
-        pipeline_stages.c.tenant_id == tenant_id, pipeline_stages.c.state == "waiting"
-    )
-    there = (connection.scalar(live) or 0) + (connection.scalar(waiting) or 0)
-    if there + wanted > most:
-        raise QuotaExceeded(
-            f"{there} of at most {most} jobs are queued or running already; wait for one to end."
-        )
 
 
 def insert_job(
@@ -84,4 +69,5 @@ def insert_job(
     queued = NewEvent(type="state", message="queued", data={"status": Status.QUEUED})
     told = [NewEvent(type="message", level="warn", message=message) for message in warnings]
     append_events(connection, job_id, 0, [queued, *told])
+    note(connection, tenant_id, "job.create", job_id)
     return job_id

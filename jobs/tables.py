@@ -54,8 +54,48 @@ api_keys = sa.Table(
     sa.Column("name", sa.String(128), nullable=False),
     sa.Column("prefix", sa.String(16), nullable=False),
     sa.Column("key_hash", sa.String(64), nullable=False, unique=True),
+    sa.Column("scopes", sa.String(64), nullable=False, server_default="read write generate"),
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("revoked_at", sa.Double),
+)
+
+# A tenant's own limits; null where the operator's default holds, 0 where there is none.
+tenant_quotas = sa.Table(
+    "tenant_quotas",
+    metadata,
+    _id("tenant_id", primary_key=True),
+    sa.Column("max_running_jobs", sa.BigInteger),
+    sa.Column("max_queued_jobs", sa.BigInteger),
+    sa.Column("max_stored_bytes", sa.BigInteger),
+    sa.Column("max_tokens_per_day", sa.BigInteger),
+    sa.Column("reads_per_minute", sa.BigInteger),
+    sa.Column("writes_per_minute", sa.BigInteger),
+    sa.Column("generations_per_minute", sa.BigInteger),
+)
+
+# Tokens by day since the epoch, of tenants that have a limit.
+token_days = sa.Table(
+    "token_days",
+    metadata,
+    _id("tenant_id", primary_key=True),
+    sa.Column("day", sa.Integer, primary_key=True),
+    sa.Column("tokens", sa.BigInteger, nullable=False),
+)
+
+# Triggers of the migration keep its rows as they were written.
+audit = sa.Table(
+    "audit",
+    metadata,
+    _id(primary_key=True),
+    _id("tenant_id", nullable=False),
+    sa.Column("actor", sa.String(16), nullable=False),
+    _id("key_id"),
+    sa.Column("request_id", sa.String(64)),
+    sa.Column("action", sa.String(64), nullable=False),
+    _id("object_id", nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Index("ix_audit_tenant_created", "tenant_id", "created_at", "id"),
+    sa.Index("ix_audit_tenant_object", "tenant_id", "object_id"),
 )
 
 datasets = sa.Table(

@@ -8,12 +8,16 @@ from typing import TypeVar
 
 import pytest
 import redis
+from hypothesis import settings
 
 from tests import servers
 from tests.network import stay_on_loopback
 from tests.record import Record
 from tests.servers import S3Server
 from tests.storage.faulty_proxy import Weather, faulty_proxy
+
+# `make fuzz`: 200 cases an operation, 100,000 files for the row parser.
+settings.register_profile("fuzz", max_examples=3_400)
 
 # The one place of the tests that touches the environment, and before torch can be imported.
 _ENVIRONMENT = os.environ  # noqa: TID251  # see above

@@ -14,6 +14,7 @@ from api.services import Services, open_services
 from jobs.settings import Settings
 from storage.memory import MemoryStore
 from tests.api.inference import Inference
+from tests.api.making import unhurried
 from tests.bases import make_hollow_base
 
 
@@ -30,7 +31,7 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def settings(tmp_path: Path, base_folder: Path) -> Settings:
-    return Settings(data_dir=tmp_path / "data", base_models={"tiny": str(base_folder)})
+    return unhurried(data_dir=tmp_path / "data", base_models={"tiny": str(base_folder)})
 
 
 @pytest.fixture

@@ -14,10 +14,17 @@ from adapters.registry import publish
 from api.rendering import renderer_of
 from api.services import Services
 from jobs.model import Adapter, new_id
+from jobs.settings import Settings
 
 HIDDEN = 8
 RANK = 2
 MODULE = "base_model.model.model.layers.0.self_attn.q_proj"
+
+
+def unhurried(**settings: Any) -> Settings:
+    """Settings for tests that call as often as they like."""
+    rates = ("reads", "writes", "generations", "unverified")
+    return Settings(**(dict.fromkeys((f"{rate}_per_minute" for rate in rates), 0) | settings))
 
 
 def spec_for(dataset: dict[str, Any], **changes: Any) -> dict[str, Any]:

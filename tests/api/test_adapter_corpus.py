@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from jobs.settings import Settings
+from tests.api.making import unhurried
 
 pytestmark = pytest.mark.anyio
 
@@ -27,7 +28,7 @@ def settings(tmp_path: Path, base_folder: Path) -> Settings:
     (base / "config.json").write_text(json.dumps(config))
     shapes = EXPECTED["base"].items()
     save_file({n: np.zeros(s, np.float32) for n, s in shapes}, base / "model.safetensors")
-    return Settings(
+    return unhurried(
         data_dir=tmp_path / "data",
         base_models={"tiny": str(base)},
         max_lora_rank=EXPECTED["max_rank"],

@@ -144,7 +144,14 @@ async def test_a_deleted_dataset_is_gone_with_its_bytes(
     client: httpx.AsyncClient, dataset: dict[str, Any], stored: Callable[[], list[str]]
 ) -> None:
     answer = await client.delete(f"/datasets/{dataset['id']}")
-    assert answer.json() == {"id": dataset["id"], "object": "dataset", "deleted": True}
+    nothing: dict[str, Any] = {"jobs": [], "checkpoints": [], "adapters": []}
+    assert answer.json() == {
+        "id": dataset["id"],
+        "object": "dataset",
+        "deleted": True,
+        "derived": {"object": "dataset.derived"} | nothing,
+        "derived_deleted": False,
+    }
     assert (await client.get(f"/datasets/{dataset['id']}")).status_code == 404
     assert (await client.delete(f"/datasets/{dataset['id']}")).status_code == 404
     assert stored() == []

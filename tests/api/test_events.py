@@ -115,7 +115,7 @@ async def test_a_quiet_stream_says_that_it_is_there(
     monkeypatch.setattr(events, "HEARTBEAT_S", 0.05)
     monkeypatch.setattr(events, "POLL_S", 0.02)
     tenant = services.store.tenants.create("ours")
-    stream = events.follow(services.store, tenant.id, job["id"], 0)
+    stream = events.follow(services.store, tenant.id, job["id"], 0, "key_0")
     first, second = await anext(stream), await asyncio.wait_for(anext(stream), 5)
     assert first.startswith(b"id: 1\n")
     assert second == b": still here\n\n"

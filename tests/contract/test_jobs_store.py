@@ -37,6 +37,7 @@ from jobs.model import (
     Status,
     new_id,
 )
+from jobs.quotas import Quotas
 from jobs.store import Store
 from jobs.tables import jobs, metadata
 
@@ -612,7 +613,7 @@ def test_metrics_of_a_step_that_ran_twice_are_the_later_ones(store: Store) -> No
 
 
 def test_the_quota_of_live_jobs_is_kept(make_store: MakeStore) -> None:
-    store = make_store(max_live_jobs=2)
+    store = make_store(quotas=Quotas(max_queued_jobs=2))
     tenant_id = tenant_of(store)
     submit(store, tenant_id)
     submit(store, tenant_id)
@@ -623,7 +624,9 @@ def test_the_quota_of_live_jobs_is_kept(make_store: MakeStore) -> None:
 def test_keys_are_stored_as_hashes_and_revoked_at_once(store: Store) -> None:
     tenant_id = tenant_of(store)
     key, record = store.tenants.issue_key(tenant_id, "laptop")
-    assert store.tenants.authenticate(key) == tenant_id
+    caller = store.tenants.authenticate(key)
+    assert caller is not None
+    assert caller.tenant_id == tenant_id
     assert store.tenants.authenticate(key + "x") is None
     assert store.tenants.authenticate("\ud800") is None
     with store.database.read() as connection:

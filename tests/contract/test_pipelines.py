@@ -15,6 +15,7 @@ from engine.spec import PpoMethod
 from jobs.errors import Conflict, IdempotencyReused, InUse, NotFound, QuotaExceeded
 from jobs.idempotency import Idempotency
 from jobs.model import Adapter, JobError, Status, new_id
+from jobs.quotas import Quotas
 from jobs.stages import Pipeline, PipelineSpec, PlannedStage, StageState
 from jobs.store import Store
 from jobs.tables import adapters, idempotency_keys, jobs
@@ -391,7 +392,7 @@ def test_an_input_that_an_operator_removed_fails_its_stage_and_says_so(store: St
 
 
 def test_a_stage_that_waits_keeps_its_room(make_store: MakeStore) -> None:
-    store = make_store(max_live_jobs=3)
+    store = make_store(quotas=Quotas(max_queued_jobs=3))
     tenant_id = tenant_of(store)
     made = post(store, tenant_id, a=None, b="@a", c="@b")
     with pytest.raises(QuotaExceeded):
