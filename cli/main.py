@@ -6,6 +6,7 @@ import typer
 
 from cli import (
     adapter,
+    attempt,
     checkpoint,
     dataset,
     demo,
@@ -36,6 +37,7 @@ for room in (dataset, job, pipeline, checkpoint, adapter, key):
 _ROLES = "One role each"
 for role in (roles.api, roles.worker, roles.inference):
     app.command(rich_help_panel=_ROLES)(role)
+app.command(rich_help_panel=_ROLES)(attempt.attempt)
 app.command(rich_help_panel="Operate")(roles.migrate)
 
 

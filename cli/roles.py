@@ -36,7 +36,7 @@ def api(
     child: Child = False,
 ) -> None:
     """Run the HTTP API."""
-    settings = _begin("api", child, host=host, port=port, data_dir=data_dir)
+    settings = begin("api", child, host=host, port=port, data_dir=data_dir)
     bound = adopt(fd) if fd is not None else listen(settings.host, settings.port, "--port")
     from api.app import create_app
     from api.services import open_services
@@ -53,7 +53,7 @@ def worker(
     child: Child = False,
 ) -> None:
     """Run a training worker: takes one job after another."""
-    settings = _begin("worker", child, queue=queue, train_threads=threads, data_dir=data_dir)
+    settings = begin("worker", child, queue=queue, train_threads=threads, data_dir=data_dir)
     from jobs.settings import cores, quiet_threads
 
     quiet_threads(settings.train_threads or cores())
@@ -75,7 +75,7 @@ def inference(
 ) -> None:
     """Run the inference server: one base model and every adapter of it."""
     flags = {"inference_host": host, "inference_port": port, "inference_threads": threads}
-    settings = _begin("inference", child, data_dir=data_dir, **flags)
+    settings = begin("inference", child, data_dir=data_dir, **flags)
     bound = (
         adopt(fd)
         if fd is not None
@@ -164,7 +164,7 @@ def check_names() -> None:
             )
 
 
-def _begin(role: str, child: bool, **flags: Any) -> "Settings":
+def begin(role: str, child: bool, **flags: Any) -> "Settings":
     """What every role does first."""
     if child:
         end_with_parent()

@@ -58,6 +58,7 @@ from jobs.model import (
     Progress,
 )
 from jobs.publishing import publish, unpublish
+from jobs.spreading import spread_of
 from jobs.store import Store
 from storage.keys import dataset_source
 from storage.objects import ObjectNotFound, ObjectStore, StorageError
@@ -75,7 +76,8 @@ class Workshop:
 
     A child has `drain_s` for that, which covers the step in hand and its checkpoint. `device` and
     `queue` say what kind of worker it is, for estimates. `generator_url` is the inference server's,
-    for graders that ask a judge; an attempt waits `judge_patience_s` for one that is away.
+    for graders that ask a judge; an attempt waits `judge_patience_s` for one that is away. Of an
+    attempt on several machines, `node` is this one's number and `master` where the first is met.
     """
 
     store: Store
@@ -89,6 +91,8 @@ class Workshop:
     generator_url: str = ""
     generator_key: str = field(default="", repr=False)
     judge_patience_s: float = 120.0
+    node: int = 0
+    master: str = ""
     draining: threading.Event = field(default_factory=threading.Event)
 
 
@@ -132,6 +136,26 @@ class Attempt:
         finally:
             self._expectation.close()
             self._uploader.shutdown(wait=True, cancel_futures=True)
+
+    def share(self) -> bool:
+        """Run this machine's part of an attempt whose first machine reports; whether it went well.
+
+        Raises LeaseLost once the attempt is over.
+        """
+        plan = self._prepare()
+        child = self._shop.launcher.start(plan)
+        try:
+            while not self._keeper.lost.is_set():
+                try:
+                    if isinstance(child.receive(POLL_S), Failed):
+                        return False
+                except EOFError:
+                    return child.exit_code() == 0
+        finally:
+            child.kill()
+            self._expectation.close()
+            self._uploader.shutdown(wait=True)
+        raise LeaseLost(f"Attempt {self._claim.job.attempt} is over.")
 
     # Before the child
 
@@ -199,6 +223,9 @@ class Attempt:
             generator_url=self._shop.generator_url,
             generator_key=self._shop.generator_key,
             judge_patience_s=self._shop.judge_patience_s,
+            spread=spread_of(
+                spec, base, self._shop.device, node=self._shop.node, master=self._shop.master
+            ),
         )
 
     def _grader_models(self, spec: JobSpec) -> dict[str, GraderModel]:

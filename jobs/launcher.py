@@ -1,4 +1,6 @@
-"""Where an attempt runs. `LocalLauncher`: a child process, forked from a server that has torch."""
+"""Where an attempt's training runs. `LocalLauncher`: child processes, forked from a server that has
+torch.
+"""
 
 import importlib
 import multiprocessing
@@ -7,7 +9,8 @@ from multiprocessing import connection, forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Literal, Protocol
 
-from engine.plan import REPORT, Plan, Report
+from engine.plan import REPORT, Plan, Report, TrainPlan
+from jobs.ranks import Ranks
 
 PRELOAD = "engine.train.preload"
 EXIT_S = 10.0  # from a child's last word to its end: a large one takes its time to be cleared away
@@ -36,7 +39,10 @@ class Launcher(Protocol):
 
 
 class LocalLauncher:
-    """Children on this machine. They share what the fork server has imported, and nothing else."""
+    """Children on this machine, one a GPU that the plan asks for.
+
+    They share what the fork server has imported, and nothing else.
+    """
 
     def __init__(self, preload: Sequence[str] = (PRELOAD,)) -> None:
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
@@ -45,43 +51,48 @@ class LocalLauncher:
     def warm_up(self) -> None:
         forkserver.ensure_running()
 
-    def start(self, plan: Plan) -> "LocalChild":
+    def start(self, plan: Plan) -> Running:
+        count = plan.spread.processes if isinstance(plan, TrainPlan) else 1
+        children = [self._fork(plan.model_dump_json(), rank) for rank in range(count)]
+        return children[0] if count == 1 else Ranks(children)
+
+    def _fork(self, plan_json: str, rank: int) -> "LocalChild":
         ours, theirs = self._context.Pipe(duplex=True)
         process = self._context.Process(
-            target=_child, args=(theirs, plan.model_dump_json()), name="trainer", daemon=True
+            target=_child, args=(theirs, plan_json, rank), name="trainer", daemon=True
         )
         process.start()
         theirs.close()
         return LocalChild(process, ours)
 
 
-def _child(link: connection.Connection, plan_json: str) -> None:
+def _child(link: connection.Connection, plan_json: str, rank: int) -> None:
     # By name: this module belongs to the torch-free side and is imported by it.
-    importlib.import_module("engine.train.child").main(link, plan_json)
+    importlib.import_module("engine.train.child").main(link, plan_json, rank)
 
 
 class LocalChild:
     def __init__(self, process: ForkServerProcess, link: connection.Connection) -> None:
-        self._process, self._link = process, link
+        self._process, self.link = process, link
 
     def receive(self, timeout_s: float) -> Report | None:
         try:
-            if not self._link.poll(timeout_s):
+            if not self.link.poll(timeout_s):
                 return None
-            return REPORT.validate_json(self._link.recv_bytes())
+            return REPORT.validate_json(self.link.recv_bytes())
         except OSError as error:  # the other end was torn away
             raise EOFError from error
 
     def tell(self, directive: Literal["cancel", "pause"]) -> None:
         try:
-            self._link.send_bytes(directive.encode())
+            self.link.send_bytes(directive.encode())
         except OSError:
             return  # it has ended: receive() will say so
 
     def kill(self) -> None:
         self._process.kill()
         self._process.join()
-        self._link.close()
+        self.link.close()
 
     def exit_code(self) -> int | None:
         self._process.join(timeout=EXIT_S)

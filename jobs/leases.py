@@ -54,22 +54,35 @@ class Leases:
 
         Best: highest priority, then the tenant with the fewest running jobs, then the oldest.
         """
-        rival = jobs.alias("rival")
-        running = (
-            sa.select(sa.func.count())
-            .where(rival.c.tenant_id == jobs.c.tenant_id, rival.c.status == Status.RUNNING)
-            .scalar_subquery()
-        )
-        best = (
-            sa.select(jobs)
-            .where(jobs.c.queue == queue, jobs.c.status == Status.QUEUED)
-            .order_by(jobs.c.priority.desc(), running, jobs.c.created_at, jobs.c.id)
-            .limit(1)
-            .with_for_update(skip_locked=True, of=jobs)
-        )
+        best = best_first(queue).limit(1).with_for_update(skip_locked=True, of=jobs)
         with self._db.write() as connection:
             row = connection.execute(best).mappings().first()
             return None if row is None else self._take(connection, to_job(row), owner)
+
+    def claim_attempt(self, owner: str, job_id: str, attempt: int) -> Claim | None:
+        """This attempt of a queued job, now ours; None where it is not the job's next one."""
+        wanted = (
+            sa.select(jobs)
+            .where(jobs.c.id == job_id, jobs.c.attempt == attempt - 1)
+            .where(jobs.c.status == Status.QUEUED)
+            .with_for_update()
+        )
+        with self._db.write() as connection:
+            row = connection.execute(wanted).mappings().first()
+            return None if row is None else self._take(connection, to_job(row), owner)
+
+    def look(self, job_id: str, attempt: int) -> Claim:
+        """What the owner of a running attempt was given. Raises LeaseLost."""
+        with self._db.read() as connection:
+            query = sa.select(jobs).where(jobs.c.id == job_id, _owned(attempt))
+            row = connection.execute(query).mappings().first()
+            if row is None:
+                raise _lost(job_id, attempt)
+            return _claim(connection, row)
+
+    def heed(self, job_id: str, attempt: int) -> Directive:
+        """What the client asked of an attempt, whoever keeps its lease. Raises LeaseLost."""
+        return self.look(job_id, attempt).job.requested or "continue"
 
     def _take(self, connection: sa.Connection, job: Job, owner: str) -> Claim:
         attempt = job.attempt + 1
@@ -92,22 +105,7 @@ class Leases:
         claimed = {"job_id": job.id, "attempt": attempt, "owner": owner, "claimed_at": now()}
         connection.execute(attempts.insert().values(claimed))
         row = connection.execute(sa.select(jobs).where(jobs.c.id == job.id)).mappings().one()
-        newest = (
-            sa.select(checkpoints)
-            .where(checkpoints.c.job_id == job.id)
-            .order_by(checkpoints.c.step.desc(), checkpoints.c.attempt.desc())
-            .limit(1)
-        )
-        found = connection.execute(newest).mappings().first()
-        named = datasets_of(job.spec) if isinstance(job.spec, JobSpec) else {}
-        its_rows = {
-            field: find_dataset(connection, job.tenant_id, id) for field, id in named.items()
-        }
-        return Claim(
-            job=to_job(row),
-            datasets=its_rows,
-            checkpoint=Checkpoint.model_validate(dict(found)) if found else None,
-        )
+        return _claim(connection, row)
 
     def renew(self, job_id: str, attempt: int) -> Directive:
         """Keep the lease, and learn what the client asked for. Raises LeaseLost."""
@@ -325,6 +323,41 @@ class Leases:
         waiting = sa.and_(jobs.c.queue == queue, jobs.c.status == Status.QUEUED)
         with self._db.read() as connection:
             return connection.scalar(sa.select(sa.func.count()).where(waiting)) or 0
+
+
+def best_first(queue: str) -> sa.Select[Any]:
+    """The queued jobs of a queue: by priority, then fair to tenants, then the oldest first."""
+    rival = jobs.alias("rival")
+    running = (
+        sa.select(sa.func.count())
+        .where(rival.c.tenant_id == jobs.c.tenant_id, rival.c.status == Status.RUNNING)
+        .scalar_subquery()
+    )
+    return (
+        sa.select(jobs)
+        .where(jobs.c.queue == queue, jobs.c.status == Status.QUEUED)
+        .order_by(jobs.c.priority.desc(), running, jobs.c.created_at, jobs.c.id)
+    )
+
+
+def _claim(connection: sa.Connection, row: sa.RowMapping) -> Claim:
+    """What whoever runs a job is given beside its row."""
+    job = to_job(row)
+    newest = (
+        sa.select(checkpoints)
+        .where(checkpoints.c.job_id == job.id)
+        .order_by(checkpoints.c.step.desc(), checkpoints.c.attempt.desc())
+        .limit(1)
+    )
+    found = connection.execute(newest).mappings().first()
+    named = datasets_of(job.spec) if isinstance(job.spec, JobSpec) else {}
+    return Claim(
+        job=job,
+        datasets={
+            field: find_dataset(connection, job.tenant_id, id) for field, id in named.items()
+        },
+        checkpoint=Checkpoint.model_validate(dict(found)) if found else None,
+    )
 
 
 def _owned(attempt: int) -> sa.ColumnElement[bool]:

@@ -4,6 +4,7 @@ from jobs.adapters import Adapters
 from jobs.board import Board
 from jobs.database import Database
 from jobs.datasets import Datasets
+from jobs.dispatches import Dispatches
 from jobs.leases import Leases
 from jobs.pipelines import Pipelines
 from jobs.tenants import Tenants
@@ -28,6 +29,7 @@ class Store:
         self.jobs = Board(self.database, max_live_jobs=max_live_jobs)
         self.pipelines = Pipelines(self.database, max_live_jobs=max_live_jobs)
         self.leases = Leases(self.database, lease_s=lease_s, max_attempts=max_attempts)
+        self.dispatches = Dispatches(self.database)
         self.adapters = Adapters(self.database)
         self.throughputs = Throughputs(self.database)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from engine.bases import BaseCatalogue
 from engine.rows import RowType
-from engine.spec import LoraPeft, Peft, SftMethod
+from engine.spec import LoraPeft, Peft, Resources, SftMethod
 from jobs.model import TERMINAL, Dataset, Job, JobSpec, new_id
 from jobs.opening import open_objects, open_store
 from jobs.planning import plan
@@ -60,6 +60,7 @@ class House:
         *,
         checkpoint_every: int = 5,
         peft: Peft | None = None,
+        resources: Resources | None = None,
         **method: Any,
     ) -> str:
         spec = JobSpec(
@@ -68,6 +69,7 @@ class House:
             method=SftMethod(**method),
             peft=peft or LoraPeft(r=4),
             checkpoint_every=checkpoint_every,
+            resources=resources or Resources(),
         )
         revision = self.bases.find("tiny").revision
         return self.store.jobs.submit(self.tenant_id, spec, base_revision=revision).job.id
@@ -121,6 +123,11 @@ class House:
             "LUTHIER_BROKER_URL": settings.broker_url,
             "LUTHIER_INFERENCE_URL": settings.inference_url,
             "LUTHIER_JUDGE_PATIENCE_S": str(settings.judge_patience_s),
+            "LUTHIER_LAUNCHER": settings.launcher,
+            "LUTHIER_KUBERNETES_URL": settings.kubernetes_url,
+            "LUTHIER_KUBERNETES_NAMESPACE": settings.kubernetes_namespace,
+            "LUTHIER_KUBERNETES_POD_TEMPLATE": str(settings.kubernetes_pod_template),
+            "LUTHIER_DRAIN_S": str(settings.drain_s),
         }
         command = [sys.executable, "-m", "cli.main", "worker", "--data-dir", str(settings.data_dir)]
         process = subprocess.Popen(
