@@ -35,7 +35,7 @@ log = structlog.get_logger()
 
 OVER_S = 30.0  # for a pod to end by itself, once its attempt is over or its client wants it to be
 # What a pod ends with that did not begin, through no fault of the job's: SIGTERM came first.
-UNBEGUN = frozenset({Exit.RETRYABLE, Exit.SUPERSEDED, 143})
+UNBEGUN = frozenset({Exit.DONE, Exit.RETRYABLE, Exit.SUPERSEDED, 143})
 
 
 @dataclass(frozen=True)
