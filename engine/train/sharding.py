@@ -15,6 +15,8 @@ from engine.plan import TrainPlan
 from engine.spec import FullPeft, QloraPeft
 from engine.train import spread
 
+METHODS = frozenset({"sft"})  # whose loss knows of nothing but the model it is given
+
 
 def arguments(plan: TrainPlan) -> dict[str, Any]:
     """What a Trainer of one of several processes is told besides."""
@@ -35,7 +37,7 @@ def arguments(plan: TrainPlan) -> dict[str, Any]:
 
 def is_sharded(plan: TrainPlan) -> bool:
     """Whether a full fine-tuning, or a base that one process has no room for, is shared out."""
-    if spread.world() == 1 or isinstance(plan.peft, QloraPeft):
+    if spread.world() == 1 or plan.method.type not in METHODS or isinstance(plan.peft, QloraPeft):
         return False
     return isinstance(plan.peft, FullPeft) or plan.spread.peak_bytes > room_bytes(plan)
 

@@ -33,6 +33,7 @@ from jobs.store import Store
 
 log = structlog.get_logger()
 
+REST_S = 0.5  # between turns, however often it is woken
 OVER_S = 30.0  # for a pod to end by itself, once its attempt is over or its client wants it to be
 # What a pod ends with that did not begin, through no fault of the job's: SIGTERM came first.
 UNBEGUN = frozenset({Exit.DONE, Exit.RETRYABLE, Exit.SUPERSEDED, 143})
@@ -226,5 +227,6 @@ class DispatchLoop:
                 log.warning("dispatcher.cluster_unavailable", error=str(error))
             except Exception:  # without its turns nothing would ever run
                 log.exception("dispatcher.failed")
+            self._closing.wait(REST_S)
             self._woken.wait(self._every_s)
             self._woken.clear()

@@ -23,6 +23,7 @@ from engine.spec import (
     Method,
     OrpoMethod,
     Peft,
+    QloraPeft,
     RewardMethod,
     SftMethod,
 )
@@ -132,6 +133,8 @@ def done(last: Report) -> Finished:
         pytest.param(SftMethod, LORA, {"packing": True}, id="packed"),
         pytest.param(SftMethod, LORA, {"packing": True, "kl_coef": 0.1}, id="packed, with a KL"),
         pytest.param(SftMethod, FullPeft(), {"validation_split": 0.25}, id="full, sharded"),
+        pytest.param(SftMethod, FullPeft(), {"kl_coef": 0.1}, id="full, with a KL"),
+        pytest.param(SftMethod, QloraPeft(r=4), {}, id="qlora"),
         pytest.param(DpoMethod, LORA, {}, id="dpo"),
         pytest.param(OrpoMethod, LORA, {}, id="orpo"),
         pytest.param(RewardMethod, LORA, {}, id="reward"),
