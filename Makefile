@@ -7,7 +7,7 @@ VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env check format test env-vllm test-vllm demo serve bench bench-infer bench-memory methods-table clean
+.PHONY: help env check format test env-vllm test-vllm demo serve bench bench-infer bench-memory methods-table reliability-table clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -67,6 +67,9 @@ bench-memory: $(READY)  ## PPO's peak memory against SFT's, on a base of 135M
 
 methods-table: $(READY)  ## every method with every PEFT kind, measured, into docs/methods.md
 	$(BIN)/python -m benchmarks.methods $(ARGS)
+
+reliability-table: $(READY)  ## what the tests measured of every promise, into docs/reliability.md
+	$(BIN)/python -m benchmarks.reliability
 
 clean:  ## remove the environment and what the service stored
 	rm -rf $(VENV) $(VLLM) .luthier

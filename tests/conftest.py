@@ -1,7 +1,7 @@
 """Fixtures for every test: real servers started once when first asked for, and no other network."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TypeVar
 
@@ -10,6 +10,7 @@ import redis
 
 from tests import servers
 from tests.network import stay_on_loopback
+from tests.record import Record
 from tests.servers import S3Server
 
 # The one place of the tests that touches the environment, and before torch can be imported.
@@ -83,6 +84,29 @@ def s3(s3_server: S3Server) -> Iterator[S3Server]:
     """An S3 server with a fresh bucket of this test."""
     with servers.fresh_bucket(s3_server) as server:
         yield server
+
+
+_REPORT = pytest.StashKey[pytest.TestReport]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.when == "call":
+        item.stash[_REPORT] = report
+    return report
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Iterator[Record]:
+    """Writes down the figures that docs/reliability.md shows; see tests/record.py."""
+    figures = Record(request.node.nodeid)
+    yield figures
+    report = request.node.stash.get(_REPORT, None)
+    passed = report is not None and report.outcome != "failed"
+    figures.write("passed" if passed else "failed")
 
 
 @pytest.fixture(autouse=True)
