@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from jobs.settings import as_environment
 from storage.keys import dataset_source
 from tests.jobs.kubernetes.api_server import LUTHIER, wait_for
 from tests.jobs.kubernetes.cluster import MakeHouse, Yard, yard
+from tests.record import Record
 from tests.servers import free_port
 from tests.workers import REPO, House, conversations
 
@@ -51,19 +53,24 @@ def test_a_pod_on_two_gpus_trains_and_publishes_while_its_worker_is_replaced(her
     assert len(losses(here.house, job_id)) == 120, "steps of two rows on each of two"
 
 
-def test_a_drained_pod_is_not_charged_and_a_second_one_does_nothing(here: Yard) -> None:
+def test_a_drained_pod_is_not_charged_and_a_second_one_does_nothing(
+    here: Yard, record: Record
+) -> None:
     job_id = here.submit(num_train_epochs=500, checkpoint_every=10_000)
     name = name_of(job_id, 1)
     with here.house.worker():
         here.house.wait(job_id, lambda job: job.progress.step >= 3)
         second = here.api.run_again(name)
         wait_for(lambda: second.exit_code is not None)
-        assert second.exit_code == Exit.SUPERSEDED
+        record("R25", "exit code of a second pod", second.exit_code, exactly=Exit.SUPERSEDED)
         assert here.house.job(job_id).status is Status.RUNNING
 
         before = here.house.job(job_id).progress.step
+        asked = time.monotonic()
         here.api.disrupt(name)
-        job = here.house.wait(job_id, lambda job: job.attempt == 2)
+        here.house.wait(job_id, lambda job: job.attempt == 2)
+        took_s = time.monotonic() - asked
+        record("R12", "drained pod to the next attempt's claim", took_s, "s", at_most=60)
         wait_for(lambda: here.exit_codes(job_id, 1) in ([], [Exit.RETRYABLE, Exit.SUPERSEDED]))
         checkpoint = here.house.store.jobs.checkpoints(here.house.tenant_id, job_id)[0]
         assert checkpoint.step >= before, "it was made when the pod was told to leave"
@@ -71,11 +78,14 @@ def test_a_drained_pod_is_not_charged_and_a_second_one_does_nothing(here: Yard) 
         here.house.store.jobs.cancel(here.house.tenant_id, job_id)
         job = here.house.wait(job_id)
         wait_for(lambda: here.exit_codes(job_id, 2) in ([], [Exit.STOPPED]))
+        charged = sum("lost" in text for text in here.messages(job_id))
+        record("R25", "attempts charged to a job whose pod was drained", charged, exactly=0)
     assert (job.status, job.adapter_id) == (Status.CANCELLED, None)
-    assert not any("lost" in text for text in here.messages(job_id)), "nothing was charged"
 
 
-def test_a_job_that_fails_by_what_it_is_says_so_with_its_exit_code(here: Yard) -> None:
+def test_a_job_that_fails_by_what_it_is_says_so_with_its_exit_code(
+    here: Yard, record: Record
+) -> None:
     dataset_id = here.house.add_dataset(conversations(5))
     here.house.objects.put(dataset_source(here.house.tenant_id, dataset_id), b"rotten")
     job_id = here.house.submit(dataset_id)
@@ -84,7 +94,8 @@ def test_a_job_that_fails_by_what_it_is_says_so_with_its_exit_code(here: Yard) -
     assert job.error is not None
     assert job.error.code == "dataset_corrupt"
     wait_for(lambda: here.exit_codes(job_id, 1) == [Exit.FAILED])
-    assert here.api.condition(name_of(job_id, 1)) == "Failed PodFailurePolicy"
+    condition = here.api.condition(name_of(job_id, 1))
+    record("R25", "Job of a job that failed", condition, exactly="Failed PodFailurePolicy")
     here.dispatcher().turn()
     assert here.api.created == [name_of(job_id, 1)]
 

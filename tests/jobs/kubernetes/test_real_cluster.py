@@ -14,16 +14,18 @@ from jobs.kubernetes.cluster import JOBS, PODS, TRAIN_JOBS, Cluster, ClusterRefu
 from jobs.kubernetes.manifest import Manifests
 from jobs.kubernetes.template import read_template
 from tests.jobs.kubernetes.cluster import TEMPLATE, MakeHouse
+from tests.record import Record
 from tests.servers import free_port
 from tests.workers import conversations
 
 KUBECONFIG = os.environ.get("KUBECONFIG", "")  # noqa: TID251  # the test's own switch
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+@pytest.fixture
+def cluster(record: Record) -> Iterator[Cluster]:
     """A real cluster's namespace `default`, through `kubectl proxy`, which knows how to log in."""
     if not KUBECONFIG:
+        record.not_run("R25", "no real cluster: KUBECONFIG is not set")
         pytest.skip("KUBECONFIG is not set")
     port = free_port()
     proxy = subprocess.Popen(["kubectl", "proxy", f"--port={port}", "--address=127.0.0.1"])
