@@ -78,7 +78,7 @@ class Leases:
             row = connection.execute(query).mappings().first()
             if row is None:
                 raise _lost(job_id, attempt)
-            return _claim(connection, row)
+            return self._claim(connection, to_job(row))
 
     def heed(self, job_id: str, attempt: int) -> Directive:
         """What the client asked of an attempt, whoever keeps its lease. Raises LeaseLost."""
@@ -104,8 +104,27 @@ class Leases:
         )
         claimed = {"job_id": job.id, "attempt": attempt, "owner": owner, "claimed_at": now()}
         connection.execute(attempts.insert().values(claimed))
+        return self._claim(connection, job)
+
+    def _claim(self, connection: sa.Connection, job: Job) -> Claim:
+        """What whoever runs a job is given beside its row."""
         row = connection.execute(sa.select(jobs).where(jobs.c.id == job.id)).mappings().one()
-        return _claim(connection, row)
+        newest = (
+            sa.select(checkpoints)
+            .where(checkpoints.c.job_id == job.id)
+            .order_by(checkpoints.c.step.desc(), checkpoints.c.attempt.desc())
+            .limit(1)
+        )
+        found = connection.execute(newest).mappings().first()
+        named = datasets_of(job.spec) if isinstance(job.spec, JobSpec) else {}
+        its_rows = {
+            field: find_dataset(connection, job.tenant_id, id) for field, id in named.items()
+        }
+        return Claim(
+            job=to_job(row),
+            datasets=its_rows,
+            checkpoint=Checkpoint.model_validate(dict(found)) if found else None,
+        )
 
     def renew(self, job_id: str, attempt: int) -> Directive:
         """Keep the lease, and learn what the client asked for. Raises LeaseLost."""
@@ -337,26 +356,6 @@ def best_first(queue: str) -> sa.Select[Any]:
         sa.select(jobs)
         .where(jobs.c.queue == queue, jobs.c.status == Status.QUEUED)
         .order_by(jobs.c.priority.desc(), running, jobs.c.created_at, jobs.c.id)
-    )
-
-
-def _claim(connection: sa.Connection, row: sa.RowMapping) -> Claim:
-    """What whoever runs a job is given beside its row."""
-    job = to_job(row)
-    newest = (
-        sa.select(checkpoints)
-        .where(checkpoints.c.job_id == job.id)
-        .order_by(checkpoints.c.step.desc(), checkpoints.c.attempt.desc())
-        .limit(1)
-    )
-    found = connection.execute(newest).mappings().first()
-    named = datasets_of(job.spec) if isinstance(job.spec, JobSpec) else {}
-    return Claim(
-        job=job,
-        datasets={
-            field: find_dataset(connection, job.tenant_id, id) for field, id in named.items()
-        },
-        checkpoint=Checkpoint.model_validate(dict(found)) if found else None,
     )
 
 
