@@ -38,20 +38,29 @@ class Portion(Spec):
 class Spread(Spec):
     """The processes that share a run: so many on each of `nodes` machines, one a GPU on them.
 
-    `node` is this machine's number. Those of several machines meet at `master`, HOST:PORT of the
-    first one; those of a single machine in a file of its work folder. `peak_bytes` is what one of
-    them is expected to use where each has all of the model.
+    `node` is this machine's number, `local_rank` this process's on it. Those of several machines meet
+    at `master`, HOST:PORT of the first one; those of a single machine in a file of its work folder.
+    `peak_bytes` is what one of them is expected to use where each has all of the model.
     """
 
     processes: int = Field(1, ge=1)
     nodes: int = Field(1, ge=1)
     node: int = Field(0, ge=0)
+    local_rank: int = Field(0, ge=0)
     master: str = ""
     peak_bytes: int = Field(0, ge=0)
 
     @property
     def world(self) -> int:
         return self.processes * self.nodes
+
+    def at(self, local_rank: int) -> "Spread":
+        """The same for another process of this machine."""
+        return self.model_copy(update={"local_rank": local_rank})
+
+    @property
+    def rank(self) -> int:
+        return self.node * self.processes + self.local_rank
 
 
 class TrainPlan(Spec):

@@ -13,6 +13,7 @@ from engine.plan import REPORT, Plan, Report, TrainPlan
 from jobs.ranks import Ranks
 
 PRELOAD = "engine.train.preload"
+TRAINER = "engine.train.child"
 EXIT_S = 10.0  # from a child's last word to its end: a large one takes its time to be cleared away
 
 
@@ -44,7 +45,8 @@ class LocalLauncher:
     They share what the fork server has imported, and nothing else.
     """
 
-    def __init__(self, preload: Sequence[str] = (PRELOAD,)) -> None:
+    def __init__(self, preload: Sequence[str] = (PRELOAD,), trainer: str = TRAINER) -> None:
+        self._trainer = trainer
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(preload))
 
@@ -52,23 +54,27 @@ class LocalLauncher:
         forkserver.ensure_running()
 
     def start(self, plan: Plan) -> Running:
-        count = plan.spread.processes if isinstance(plan, TrainPlan) else 1
-        children = [self._fork(plan.model_dump_json(), rank) for rank in range(count)]
-        return children[0] if count == 1 else Ranks(children)
+        if not isinstance(plan, TrainPlan) or plan.spread.processes == 1:
+            return self._fork(plan)
+        spreads = [plan.spread.at(rank) for rank in range(plan.spread.processes)]
+        return Ranks([self._fork(plan.model_copy(update={"spread": its})) for its in spreads])
 
-    def _fork(self, plan_json: str, rank: int) -> "LocalChild":
+    def _fork(self, plan: Plan) -> "LocalChild":
         ours, theirs = self._context.Pipe(duplex=True)
         process = self._context.Process(
-            target=_child, args=(theirs, plan_json, rank), name="trainer", daemon=True
+            target=_child,
+            args=(self._trainer, theirs, plan.model_dump_json()),
+            name="trainer",
+            daemon=True,
         )
         process.start()
         theirs.close()
         return LocalChild(process, ours)
 
 
-def _child(link: connection.Connection, plan_json: str, rank: int) -> None:
+def _child(trainer: str, link: connection.Connection, plan_json: str) -> None:
     # By name: this module belongs to the torch-free side and is imported by it.
-    importlib.import_module("engine.train.child").main(link, plan_json, rank)
+    importlib.import_module(trainer).main(link, plan_json)
 
 
 class LocalChild:

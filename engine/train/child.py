@@ -41,16 +41,13 @@ METHODS: dict[str, Callable[[TrainPlan, Link], Finished]] = {
 }
 
 
-def main(connection: Connection, plan_json: str, local_rank: int = 0) -> None:
-    """Run the plan and report its end, whatever it is, over the connection.
-
-    `local_rank` is this process's number among those that share the run on this machine.
-    """
+def main(connection: Connection, plan_json: str) -> None:
+    """Run the plan and report its end, whatever it is, over the connection."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner decides when this process stops
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     plan = PLAN.validate_json(plan_json)
     shared = plan.spread if isinstance(plan, TrainPlan) else Spread()
-    link = Link(connection, first=shared.node == local_rank == 0)
+    link = Link(connection, first=shared.rank == 0)
     if getattr(getattr(plan, "peft", None), "type", None) != "qlora":
         # peft would import it for a look at each layer, which takes a second.
         sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
@@ -58,7 +55,7 @@ def main(connection: Connection, plan_json: str, local_rank: int = 0) -> None:
     torch.set_num_threads(max(1, plan.threads // shared.processes))
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        spread.join(shared, local_rank, plan.work_dir)
+        spread.join(shared, plan.work_dir)
         finished = _finished(plan, link)
         metrics = finished.metrics | {"peak_memory_bytes": peak_memory_bytes()}
         link.send(finished.model_copy(update={"metrics": metrics}))

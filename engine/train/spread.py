@@ -14,7 +14,7 @@ Word = Literal["continue", "pause", "cancel"]
 WORDS: tuple[Word, ...] = ("continue", "pause", "cancel")
 
 
-def join(spread: Spread, local_rank: int, work_dir: Path) -> None:
+def join(spread: Spread, work_dir: Path) -> None:
     """Meet the other processes of the run, if there are any. Raises TrainingFailed.
 
     NCCL carries what is on GPUs, gloo what is not.
@@ -28,24 +28,23 @@ def join(spread: Spread, local_rank: int, work_dir: Path) -> None:
             f"This worker has {torch.cuda.device_count()} GPUs, and the job asks for "
             f"{spread.processes}; ask the operator for workers that have them.",
         )
-    rank = spread.node * spread.processes + local_rank
-    _tell_accelerate(spread, rank, local_rank)
+    _tell_accelerate(spread)
     if gpu:
-        torch.cuda.set_device(local_rank)
+        torch.cuda.set_device(spread.local_rank)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if gpu else "gloo",
         init_method=f"tcp://{spread.master}" if spread.nodes > 1 else f"file://{work_dir}/meeting",
-        rank=rank,
+        rank=spread.rank,
         world_size=spread.world,
     )
 
 
-def _tell_accelerate(spread: Spread, rank: int, local_rank: int) -> None:
+def _tell_accelerate(spread: Spread) -> None:
     """It finds out that it is one of several processes from what torchrun would have set."""
     told = {
-        "RANK": rank,
+        "RANK": spread.rank,
         "WORLD_SIZE": spread.world,
-        "LOCAL_RANK": local_rank,
+        "LOCAL_RANK": spread.local_rank,
         "LOCAL_WORLD_SIZE": spread.processes,
         "OMP_NUM_THREADS": torch.get_num_threads(),
         "MASTER_ADDR": spread.master.rpartition(":")[0] or "127.0.0.1",
