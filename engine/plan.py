@@ -38,9 +38,9 @@ class Portion(Spec):
 class Spread(Spec):
     """The processes that share a run: so many on each of `nodes` machines, one a GPU on them.
 
-    `node` is this machine's number, `local_rank` this process's on it. Those of several machines meet
-    at `master`, HOST:PORT of the first one; those of a single machine in a file of its work folder.
-    `peak_bytes` is what one of them is expected to use where each has all of the model.
+    `node` is this machine's number, `local_rank` this process's on it. Those of several machines
+    meet at `master`, HOST:PORT of the first one; those of a single one in a file of its work
+    folder. `peak_bytes` is what one is expected to use where each has all of the model.
     """
 
     processes: int = Field(1, ge=1)
