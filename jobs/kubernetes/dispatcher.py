@@ -123,8 +123,10 @@ class Dispatcher:
             self._watch(one, job)
         elif job is not None and (job.status, job.attempt) == (Status.QUEUED, one.attempt - 1):
             self._await(one, job)
-        elif not one.has_ended:  # what has ended stays for its log, until its time is up
+        elif not one.has_ended:
             self._end(one, "attempt.over")
+        elif one.kind is TRAIN_JOBS:  # what has ended stays for its log; a Job knows until when
+            self._forget(one)
 
     def _watch(self, one: Started, job: Job) -> None:
         """A running attempt: its pod says how it is, but not that it is no more."""
@@ -173,6 +175,11 @@ class Dispatcher:
             return
         log.warning("attempt.deleted", why=why)
         self._cluster.delete(one.kind, one.name)
+
+    def _forget(self, one: Started) -> None:
+        since = self._over_since.setdefault(one.name, time.monotonic())
+        if time.monotonic() - since > self._settings.kubernetes_ttl_s:
+            self._cluster.delete(one.kind, one.name)
 
     # What waits
 

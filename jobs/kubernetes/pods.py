@@ -8,6 +8,7 @@ from jobs.kubernetes.cluster import Object
 from jobs.kubernetes.template import CONTAINER
 from jobs.model import JobError
 
+NODE = "node"  # what the container is called in Kubeflow's runtimes
 CAPACITY = "Waiting for capacity"
 IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
@@ -67,7 +68,7 @@ def _out_of_memory(pod: Object) -> bool:
 
 def _state(pod: Object) -> Object:
     for container in pod.get("status", {}).get("containerStatuses", ()):
-        if container["name"] == CONTAINER:
+        if container["name"] in (CONTAINER, NODE):
             found: Object = container.get("state", {})
             return found
     return {}
