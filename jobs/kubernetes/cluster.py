@@ -50,13 +50,16 @@ TRAIN_JOBS = Kind("apis/trainer.kubeflow.org/v1alpha1", "trainjobs")
 class Cluster:
     """One namespace of a cluster. Without a URL it is that of this pod, by its service account."""
 
-    def __init__(self, url: str = "", namespace: str = "") -> None:
+    def __init__(
+        self, url: str = "", namespace: str = "", *, account: Path = SERVICE_ACCOUNT
+    ) -> None:
         within = not url
-        verify = ssl.create_default_context(cafile=SERVICE_ACCOUNT / "ca.crt") if within else True
-        self.namespace = namespace or (_namespace() if within else "default")
+        verify = ssl.create_default_context(cafile=account / "ca.crt") if within else True
+        its_own = (account / "namespace").read_text().strip() if within else "default"
+        self.namespace = namespace or its_own
         self._http = httpx.Client(
             base_url=url or IN_CLUSTER,
-            auth=_Token() if within else None,
+            auth=Token(account / "token") if within else None,
             verify=verify,
             timeout=httpx.Timeout(30, connect=5),
             trust_env=False,
@@ -102,17 +105,15 @@ class Cluster:
             raise ClusterUnavailable(text) from error
 
 
-class _Token(httpx.Auth):
+class Token(httpx.Auth):
     """The service account's token, read anew each time: the kubelet renews it within the hour."""
 
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
     def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:  # type: ignore[override]
-        token = (SERVICE_ACCOUNT / "token").read_text().strip()
-        request.headers["authorization"] = f"Bearer {token}"
+        request.headers["authorization"] = f"Bearer {self._path.read_text().strip()}"
         yield request
-
-
-def _namespace() -> str:
-    return (SERVICE_ACCOUNT / "namespace").read_text().strip()
 
 
 def _require(answer: httpx.Response) -> Object:

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import certifi
+import httpx
 import pytest
 
 from jobs.exit_codes import Exit
-from jobs.kubernetes.cluster import JOBS, Cluster, ClusterRefused, ClusterUnavailable
+from jobs.kubernetes.cluster import JOBS, Cluster, ClusterRefused, ClusterUnavailable, Token
 from jobs.kubernetes.manifest import name_of
 from jobs.kubernetes.template import TemplateInvalid, merged, read_template
 from jobs.model import Status
@@ -209,6 +211,22 @@ def test_a_cluster_that_is_away_is_told_apart_from_one_that_refuses(here: Yard) 
     with pytest.raises(ClusterUnavailable, match="does not answer"):
         list(nowhere.list(JOBS, "a=b"))
     nowhere.close()
+
+
+def test_in_a_pod_its_service_account_says_where_and_who(tmp_path: Path) -> None:
+    (tmp_path / "namespace").write_text("luthier\n")
+    (tmp_path / "token").write_text("first")
+    (tmp_path / "ca.crt").write_bytes(Path(certifi.where()).read_bytes())
+    cluster = Cluster(account=tmp_path)
+    assert cluster.namespace == "luthier"
+    cluster.close()
+    token, request = (
+        Token(tmp_path / "token"),
+        httpx.Request("GET", "https://kubernetes.default.svc"),
+    )
+    for text in ("first", "renewed"):
+        (tmp_path / "token").write_text(text)
+        assert next(token.auth_flow(request)).headers["authorization"] == f"Bearer {text}"
 
 
 @pytest.mark.parametrize(
