@@ -87,20 +87,18 @@ def total(count: float) -> float:
     return float(number)
 
 
-def bring(folder: Path, pattern: str) -> None:
-    """Wait for everybody, and give the first process the others' files in `folder`.
+def bring(folder: Path, name: str) -> None:
+    """Wait for everybody, and give the first process each one's own file in `folder`.
 
     On one machine they are in the same folder already.
     """
     if world() == 1:
         return
-    mine = {path.name: path.read_bytes() for path in folder.glob(pattern)}
-    found: list[dict[str, bytes]] | None = [{}] * world() if is_first() else None
-    dist.gather_object(mine, found)
-    for files in found or ():
-        for name, content in files.items():
-            if not (folder / name).exists():
-                (folder / name).write_bytes(content)
+    found: list[tuple[str, bytes]] | None = [("", b"")] * world() if is_first() else None
+    dist.gather_object((name, (folder / name).read_bytes()), found)
+    for its_name, content in found or ():
+        if not (folder / its_name).exists():
+            (folder / its_name).write_bytes(content)
 
 
 def is_cut_off(error: Exception) -> bool:

@@ -121,7 +121,7 @@ class Watch(TrainerCallback):
     ) -> None:
         assert args.output_dir is not None
         path = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-        spread.bring(path, "rng_state_*")
+        spread.bring(path, f"rng_state_{spread.rank()}.pth")
         if not spread.is_first():
             return
         for extra in filter(Path.is_dir, list(path.iterdir())):

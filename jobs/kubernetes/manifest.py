@@ -14,7 +14,7 @@ JOB, ATTEMPT, QUEUE = "luthier/job", "luthier/attempt", "luthier/queue"
 KUEUE = "kueue.x-k8s.io/queue-name"
 GPU = "nvidia.com/gpu"
 # The attempt is over by its own word, whatever else happened to its pod.
-ENDS = tuple(int(end) for end in Exit if end is not Exit.DONE)
+ENDS = (Exit.FAILED, Exit.RETRYABLE, Exit.STOPPED)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ class Manifests:
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {
                 "rules": [
-                    _fails_at(ENDS),
+                    _at("FailJob", *ENDS),
+                    # A second pod: its end must not be that of the one that has the attempt.
+                    _at("Ignore", Exit.SUPERSEDED),
                     # Moved elsewhere before it could say a word: the same attempt in a new pod,
                     # which finds out by itself whether it may still begin.
                     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
@@ -125,6 +127,6 @@ def _object(api: str, kind: str, name: str, labels: dict[str, str], spec: Object
     return {"apiVersion": api, "kind": kind, "metadata": metadata, "spec": spec}
 
 
-def _fails_at(codes: tuple[int, ...]) -> Object:
-    told = {"containerName": CONTAINER, "operator": "In", "values": list(codes)}
-    return {"action": "FailJob", "onExitCodes": told}
+def _at(action: str, *ends: Exit) -> Object:
+    told = {"containerName": CONTAINER, "operator": "In", "values": [int(end) for end in ends]}
+    return {"action": action, "onExitCodes": told}

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
+from jobs.exit_codes import Exit
 from jobs.kubernetes.cluster import Object
 from jobs.kubernetes.template import CONTAINER
 from jobs.model import JobError
@@ -45,7 +46,7 @@ def cause_of(pods: Sequence[Object]) -> JobError:
     """What an attempt died of without a word in the table."""
     if any(_out_of_memory(pod) for pod in pods):
         return OUT_OF_MEMORY
-    codes = exit_codes(pods)
+    codes = [code for code in exit_codes(pods) if code != Exit.SUPERSEDED]
     how = f"ended with exit code {codes[-1]}" if codes else "is gone: its machine failed, or left"
     return JobError(code="worker_lost", message=f"The attempt's pod {how}.")
 

@@ -193,9 +193,12 @@ class Api:
         elif pod.exit_code == 0:
             _conclude(job, "Complete", "")
         elif (action := _action(job, pod)) == "Ignore":
-            self._run(pod.job)
+            if all(one.exit_code is not None for one in self._pods_of(pod.job)):
+                self._run(pod.job)
         else:
             _conclude(job, "Failed", action)
+            for other in self._pods_of(pod.job):
+                self._stop(other)
 
     def _stop(self, pod: Pod) -> None:
         process = pod.process

@@ -63,7 +63,9 @@ def test_a_drained_pod_is_not_charged_and_a_second_one_does_nothing(
         second = here.api.run_again(name)
         wait_for(lambda: second.exit_code is not None)
         record("R25", "exit code of a second pod", second.exit_code, exactly=Exit.SUPERSEDED)
-        assert here.house.job(job_id).status is Status.RUNNING
+        step = here.house.job(job_id).progress.step
+        here.house.wait(job_id, lambda job: job.progress.step > step + 5)
+        assert here.api.condition(name) == "", "the first one goes on"
 
         before = here.house.job(job_id).progress.step
         asked = time.monotonic()
