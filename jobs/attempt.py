@@ -195,6 +195,12 @@ class Attempt:
         return merge_plan(spec, base, fetched, self._work_dir, threads=self._shop.threads)
 
     def _prepare_training(self, spec: JobSpec, base: BaseModel) -> Plan:
+        if spec.resources.nodes > 1 and not self._shop.master:
+            raise _failure(
+                "nodes_unavailable",
+                "This worker runs jobs on its own machine alone; ask the operator to have those on "
+                "several run by Kubernetes, or leave `resources.nodes` out.",
+            )
         portions = [
             self._fetch_rows(field, dataset, share_of(spec, field))
             for field, dataset in self._claim.datasets.items()

@@ -10,6 +10,7 @@ from jobs.admission import admit
 from jobs.errors import SpecInvalid
 from jobs.model import JobSpec
 from jobs.placement import Placement
+from tests.jobs.test_runner import Scripted, runner_of
 from tests.workers import House, conversations
 
 EIGHT = Placement(gpus={"default": 1, "a100x8": 8, "l4x2": 2}, max_nodes=2)
@@ -80,6 +81,17 @@ def test_a_full_fine_tuning_by_preferences_is_not_shared_out(
 ) -> None:
     with pytest.raises(SpecInvalid, match="dpo runs on one GPU"):
         admitted(method={"type": "dpo"}, peft={"type": "full"}, resources={"gpus": 2})
+
+
+def test_a_worker_that_has_one_machine_says_so(make_house: Callable[..., House]) -> None:
+    house = make_house()
+    rows = house.add_dataset(conversations(4))
+    job_id = house.submit(rows, resources=Resources(nodes=2))
+    runner, _ = runner_of(house, Scripted())
+    runner.run_next("default")
+    error = house.job(job_id).error
+    assert error is not None
+    assert error.code == "nodes_unavailable"
 
 
 def test_a_job_that_asks_for_nothing_is_stored_as_before() -> None:
