@@ -57,4 +57,5 @@ def gathered(model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
     if not any(isinstance(weight, DTensor) for weight in model.parameters()):
         return None
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return get_model_state_dict(model, options=options)
+    whole: dict[str, torch.Tensor] = get_model_state_dict(model, options=options)
+    return whole
