@@ -32,7 +32,13 @@ def arguments(plan: TrainPlan) -> dict[str, Any]:
         # It has its own, which knows when weights are there.
         "activation_checkpointing": plan.method.gradient_checkpointing,
     }
-    return {"fsdp": True, "fsdp_config": config, "activation_checkpointing": False}
+    return {
+        "fsdp": True,
+        "fsdp_config": config,
+        "activation_checkpointing": False,
+        # An evaluation before training would shard the model away from its optimizer.
+        "eval_on_start": plan.method.validation_split > 0 and plan.resume_from is None,
+    }
 
 
 def is_sharded(plan: TrainPlan) -> bool:

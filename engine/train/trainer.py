@@ -174,7 +174,7 @@ def run(plan: TrainPlan, link: Link, trainer: Any, split: Split) -> Outcome:
         trainer.add_callback(EarlyStoppingCallback(method.early_stopping_patience))
     link.send(_started(plan, trainer, split))
     begun = time.monotonic()
-    if split.held_out is not None and plan.resume_from is None:
+    if split.held_out is not None and plan.resume_from is None and not trainer.args.eval_on_start:
         trainer.evaluate()  # what there was before the first step
     resume_from = str(plan.resume_from) if plan.resume_from else None
     output = trainer.train(resume_from_checkpoint=resume_from)
