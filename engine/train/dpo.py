@@ -4,8 +4,6 @@ The log-probs under the starting policy are computed once, before the first step
 itself: no second model is held, and a step costs one forward pass instead of two.
 """
 
-from typing import Any
-
 import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
@@ -55,8 +53,10 @@ def train(plan: TrainPlan, link: Link) -> Finished:
 
 
 class SpreadDpoTrainer(DPOTrainer):
-    """One of several processes. TRL's own reads the reference's log-probs from a file that the first
-    process alone has written, in a folder of its own.
+    """One of several processes.
+
+    TRL's own reads the reference's log-probs from a file that the first process alone has written,
+    in a folder of its own.
     """
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
@@ -65,9 +65,6 @@ class SpreadDpoTrainer(DPOTrainer):
             self.accelerator.gather_for_metrics(self.compute_ref_log_probs(self.model, batch))
             for batch in self.accelerator.prepare(loader)
         ]
-        parts: Any = zip(
-            ("ref_chosen_logps", "ref_rejected_logps"), zip(*found, strict=True), strict=True
-        )
-        for column, batches in parts:
-            dataset = dataset.add_column(column, torch.cat(batches).float().cpu().numpy())
-        return dataset
+        chosen, rejected = (torch.cat(part).float().cpu() for part in zip(*found, strict=True))
+        dataset = dataset.add_column("ref_chosen_logps", chosen.numpy())
+        return dataset.add_column("ref_rejected_logps", rejected.numpy())
