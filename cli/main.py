@@ -6,7 +6,6 @@ import typer
 
 from cli import (
     adapter,
-    attempt,
     checkpoint,
     dataset,
     demo,
@@ -35,9 +34,8 @@ app.command()(score.score)
 for room in (dataset, job, pipeline, checkpoint, adapter, key):
     app.add_typer(room.app, name=room.__name__.rpartition(".")[2])
 _ROLES = "One role each"
-for role in (roles.api, roles.worker, roles.inference):
+for role in (roles.api, roles.worker, roles.inference, roles.attempt):
     app.command(rich_help_panel=_ROLES)(role)
-app.command(rich_help_panel=_ROLES)(attempt.attempt)
 app.command(rich_help_panel="Operate")(roles.migrate)
 
 

@@ -1,4 +1,4 @@
-"""`luthier api`, `worker` and `inference`: one role each, in this process, until SIGTERM."""
+"""`luthier api`, `worker`, `inference` and `attempt`: one role each, in this process."""
 
 import importlib.util
 import signal
@@ -36,7 +36,7 @@ def api(
     child: Child = False,
 ) -> None:
     """Run the HTTP API."""
-    settings = begin("api", child, host=host, port=port, data_dir=data_dir)
+    settings = _begin("api", child, host=host, port=port, data_dir=data_dir)
     bound = adopt(fd) if fd is not None else listen(settings.host, settings.port, "--port")
     from api.app import create_app
     from api.services import open_services
@@ -53,7 +53,7 @@ def worker(
     child: Child = False,
 ) -> None:
     """Run a training worker: takes one job after another."""
-    settings = begin("worker", child, queue=queue, train_threads=threads, data_dir=data_dir)
+    settings = _begin("worker", child, queue=queue, train_threads=threads, data_dir=data_dir)
     from jobs.settings import cores, quiet_threads
 
     quiet_threads(settings.train_threads or cores())
@@ -75,7 +75,7 @@ def inference(
 ) -> None:
     """Run the inference server: one base model and every adapter of it."""
     flags = {"inference_host": host, "inference_port": port, "inference_threads": threads}
-    settings = begin("inference", child, data_dir=data_dir, **flags)
+    settings = _begin("inference", child, data_dir=data_dir, **flags)
     bound = (
         adopt(fd)
         if fd is not None
@@ -85,10 +85,10 @@ def inference(
 
 
 def _inference_app(settings: "Settings", base_model: str | None) -> Any:
-    from jobs.settings import cores, quiet_threads
+    from jobs.settings import SPINS, cores, quiet_threads
 
     threads = settings.inference_threads or max(1, cores() // 2)
-    quiet_threads(threads)
+    quiet_threads(threads, spins=SPINS)
     from adapters.cache import AdapterCache
     from engine.bases import BaseCatalogue
     from engine.infer.server import create_app
@@ -136,6 +136,38 @@ def fetcher(cache: Any) -> Any:
     return fetch
 
 
+def attempt(
+    job: Annotated[str, typer.Argument(help="The job's id.")],
+    number: Annotated[int, typer.Argument(help="The attempt's number, from 1.", min=1)],
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="For training; 0: every core.")
+    ] = None,
+    data_dir: DataDir = None,
+    # As torchrun and Kubeflow's Trainer tell the machines of a job about each other.
+    node: Annotated[
+        int, typer.Option(envvar="PET_NODE_RANK", help="This machine's number.", min=0)
+    ] = 0,
+    master_addr: Annotated[
+        str, typer.Option(envvar="PET_MASTER_ADDR", help="The first machine.")
+    ] = "",
+    master_port: Annotated[
+        int, typer.Option(envvar="PET_MASTER_PORT", help="Where that one is met.")
+    ] = 29400,
+) -> None:
+    """Run one attempt of a job to its end; the exit code says how it ended.
+
+    0 done, 10 failed for good, 11 queued again, 12 cancelled or paused, 13 not this attempt's turn.
+    """
+    settings = _begin("attempt", False, train_threads=threads, data_dir=data_dir)
+    from jobs.settings import cores, quiet_threads
+
+    quiet_threads(settings.train_threads or cores())
+    from jobs.worker import run_attempt
+
+    master = f"{master_addr}:{master_port}" if master_addr else ""
+    raise typer.Exit(run_attempt(settings, job, number, node=node, master=master))
+
+
 def migrate(data_dir: DataDir = None) -> None:
     """Bring the database to the newest schema."""
     check_names()
@@ -164,7 +196,7 @@ def check_names() -> None:
             )
 
 
-def begin(role: str, child: bool, **flags: Any) -> "Settings":
+def _begin(role: str, child: bool, **flags: Any) -> "Settings":
     """What every role does first."""
     if child:
         end_with_parent()
