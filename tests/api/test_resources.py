@@ -35,7 +35,7 @@ async def test_a_job_goes_to_a_class_of_workers_with_its_gpus(
     [
         ({"gpus": 2}, "resources.gpus", "too_many_gpus"),
         ({"nodes": 2}, "resources.nodes", "too_many_nodes"),
-        ({"gpus": 0}, "resources.gpus", "greater_than_equal"),
+        ({"gpus": 0}, "resources.gpus", "invalid_request"),
     ],
 )
 async def test_gpus_that_nobody_has_are_refused(
