@@ -40,6 +40,7 @@ def follow(
     claim = _claimed(shop, job_id, attempt)
     if claim is None:
         return Exit.RETRYABLE if shop.draining.is_set() else Exit.SUPERSEDED
+    shop.launcher.warm_up()
     looking = Looking(shop.store.leases)
     keeper = LeaseKeeper(looking, job_id, attempt, heartbeat_s=heartbeat_s, lease_s=lease_s)
     work_dir = work_root / f"{job_id}-{attempt}"

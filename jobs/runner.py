@@ -56,6 +56,7 @@ class Runner:
                 continue
             if claim is None:
                 return False
+            self._shop.launcher.warm_up()
             self._run_claimed(claim)
             return True
         return False

@@ -98,7 +98,6 @@ def run_attempt(
     """
     stop = _stop_on_signals()
     launcher = launcher or LocalLauncher()
-    launcher.warm_up()
     store = open_store(settings)
     timing = {"heartbeat_s": settings.heartbeat_s, "lease_s": settings.lease_s}
     with work_folder(settings.data_dir / "work") as (owner, work_root):

@@ -30,7 +30,12 @@ def admitted(make_house: Callable[..., House]) -> Callable[..., JobSpec]:
 
     def admitted_(placement: Placement | None = EIGHT, **asked: Any) -> JobSpec:
         spec = JobSpec.model_validate(
-            {"base_model": "tiny", "dataset": dataset_id, "method": {"type": "sft"}} | asked
+            {
+                "base_model": "tiny",
+                "dataset": dataset_id,
+                "method": {"type": "sft", "max_length": 64},
+            }
+            | asked
         )
         return admit(
             house.store, house.bases, house.tenant_id, spec, max_lora_rank=64, placement=placement

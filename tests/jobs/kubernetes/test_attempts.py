@@ -1,7 +1,6 @@
 """Attempts in pods: the real runner trains and publishes in a process of its own."""
 
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,13 +129,11 @@ def test_two_machines_share_an_attempt(make_house: MakeHouse) -> None:
 def test_an_attempt_that_is_not_the_next_one_does_nothing(make_house: MakeHouse) -> None:
     house = make_house()
     job_id = house.submit(house.add_dataset(conversations(5)))
-    for number in ("2", "3"):
-        ended = subprocess.run(
-            [*LUTHIER, "attempt", job_id, number],
-            cwd=REPO,
-            env=as_environment(house.settings),
-            check=False,
-        )
-        assert ended.returncode == Exit.SUPERSEDED
+    ended = subprocess.run(
+        [*LUTHIER, "attempt", job_id, "2"],
+        cwd=REPO,
+        env=as_environment(house.settings),
+        check=False,
+    )
+    assert ended.returncode == Exit.SUPERSEDED
     assert house.job(job_id).attempt == 0
-    assert sys.executable in LUTHIER
