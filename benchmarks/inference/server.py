@@ -4,12 +4,12 @@ import logging
 import sys
 from pathlib import Path
 
-from jobs.settings import quiet_threads
+from jobs.settings import SPINS, quiet_threads
 
 
 def main() -> None:
     root, dtype, device, threads, port, *more = sys.argv[1:]
-    quiet_threads(int(threads))
+    quiet_threads(int(threads), spins=SPINS)
     import structlog
     import uvicorn
 

@@ -1,4 +1,4 @@
-"""The delta of one token a row, compiled for a CPU whose base is in bfloat16.
+"""The deltas of a batch's rows, compiled for a CPU whose base is in bfloat16.
 
 A step that generates reads every row's LoRA once, and does little else with it: in bfloat16 it
 reads half as much as in float32. PyTorch's bmm takes longer there than in float32, so the sums are
@@ -8,7 +8,6 @@ compiled by Numba: x and y in bfloat16, sums in float32, one rounding at the end
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import structlog
 import torch
@@ -17,32 +16,65 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """The LoRAs of the rows of a batch, as the compiled function takes them.
+class PackedRow:
+    """A LoRA as the compiled function reads it; `gains` [all outputs] in float32, of DoRA alone.
 
-    Of row i the first ranks[i] count.
+    weights: flat, in bfloat16, in the order of a Layout.
     """
 
-    width: int
-    bits: Any
-    ranks: Any
+    rank: int
+    weights: torch.Tensor
+    gains: torch.Tensor | None = None
+
+
+class Rows:
+    """The LoRAs of the rows of a batch, None for a row that has none: where each begins."""
+
+    def __init__(self, rows: Sequence[PackedRow | None]) -> None:
+        self._kept = tuple(rows)  # they are known by their addresses below
+        self.ranks = torch.tensor([row.rank if row else 0 for row in rows])
+        self.weights = torch.tensor([row.weights.data_ptr() if row else 0 for row in rows])
+        gains = [row.gains if row else None for row in rows]
+        self.gains = torch.tensor([0 if own is None else own.data_ptr() for own in gains])
 
 
 class Kernel:
     """Compiled in a second or two, once for the process."""
 
-    def __init__(self, add_rows: Any, limit_threads: Callable[[int], None]) -> None:
+    def __init__(self, add_rows: Callable[..., None], limit_threads: Callable[[int], None]) -> None:
         self._add_rows, self._limit_threads = add_rows, limit_threads
 
-    def rows(self, weights: torch.Tensor, ranks: Sequence[int]) -> Rows:
-        """weights: [n, rank, width] in bfloat16. From now on this thread uses as many as torch."""
+    def limit_threads(self) -> None:
+        """From now on this thread's calls use as many threads as torch's do."""
         self._limit_threads(torch.get_num_threads())
-        rows, rank, width = weights.shape
-        return Rows(width, _bits(weights.view(rows, rank * width)), torch.tensor(ranks).numpy())
 
-    def add(self, inputs: torch.Tensor, rows: Rows, offset: int, output: torch.Tensor) -> None:
-        """output [n, out] += B A x for inputs [n, in], the layer's A and B at `offset` of a row."""
-        self._add_rows(_bits(inputs), rows.bits, offset, rows.width, rows.ranks, _bits(output))
+    def add(
+        self,
+        inputs: torch.Tensor,
+        rows: Rows,
+        places: tuple[int, int],
+        output: torch.Tensor,
+        bias: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """output + B A x, and with DoRA's gains g also + g (output - bias); it may be in place.
+
+        inputs [n, length, in], output [n, length, out], and bias [out] in bfloat16. places: the
+        layer's offsets in the weights and in the gains.
+        """
+        # The compiled function reads where it is told to: what it could not know is checked here.
+        inputs, output = inputs.contiguous(), output.contiguous()
+        if not inputs.dtype == output.dtype == torch.bfloat16:
+            raise ValueError(f"{inputs.dtype} in, {output.dtype} out: it is for bfloat16")
+        count, length, n_in = inputs.shape
+        n_out = output.shape[2]
+        if output.shape[:2] != (count, length) or len(rows.ranks) != count:
+            raise ValueError(f"{tuple(inputs.shape)} in, {tuple(output.shape)} out: not these rows")
+        self._add_rows(
+            count, length, n_in, n_out,
+            inputs.data_ptr(), output.data_ptr(), 0 if bias is None else bias.data_ptr(),
+            rows.ranks.data_ptr(), rows.weights.data_ptr(), rows.gains.data_ptr(), *places,
+        )  # fmt: skip
+        return output
 
 
 @cache
@@ -54,7 +86,3 @@ def load() -> Kernel | None:
         log.warning("engine.kernel_missing", reason=str(error))
         return None
     return Kernel(add_rows, limit_threads)
-
-
-def _bits(tensor: torch.Tensor) -> Any:
-    return tensor.view(torch.int16).numpy()

@@ -8,7 +8,9 @@ from torch import nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from engine.infer.bank import LoraBank
+from engine.infer import kernel
+from engine.infer.bank import Bank, InFloat, LoraBank
+from engine.infer.compiled_bank import CompiledBank
 from engine.infer.dora import lengthen
 from engine.infer.lora import Layout, LoraWeights
 
@@ -38,7 +40,8 @@ class LinearLayers:
         self.layout = Layout(
             {name: shape for name, shape in self.shapes.items() if self._layers[name] is not head}
         )
-        self.bank = LoraBank(self.layout, device, dtype)
+        self._in_float = InFloat()
+        self.bank = _bank(self.layout, device, dtype)
 
     def activate(self, lora: LoraWeights | None) -> None:
         """From now on all rows get this adapter's delta; None: nobody's."""
@@ -49,7 +52,8 @@ class LinearLayers:
 
         Each must be packed.
         """
-        if all(lora is loras[0] for lora in loras):
+        alike = all(lora is loras[0] for lora in loras)
+        if alike and (loras[0] is None or not self.bank.shares):
             self.activate(loras[0])
             return
         self._active = None
@@ -72,10 +76,18 @@ class LinearLayers:
                 return None
             lora_a, lora_b = pair
             gain = active.gains.get(name)
-            inner = functional.linear(self.bank.in_float(inputs[0]), lora_a)
+            inner = functional.linear(self._in_float(inputs[0]), lora_a)
             delta = functional.linear(inner, lora_b)
             if gain is None:
                 return output.add_(delta)
             return (lengthen(layer, output, gain) + delta).to(output.dtype)
 
         return add_delta
+
+
+def _bank(layout: Layout, device: torch.device, dtype: torch.dtype) -> Bank:
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        compiled = kernel.load()
+        if compiled is not None:
+            return CompiledBank(layout, compiled)
+    return LoraBank(layout, device)

@@ -1,8 +1,7 @@
 """LoRA weights in memory: by layer, and packed as a batch takes them.
 
-A LoRA is packed as [rank, width]: for every linear layer `in` columns of A and `out` of B
-transposed. Then one of rank r is put into a row of a batch by one copy, whatever the ranks of the
-others are, and a layer's part of all rows is a view.
+A LoRA is packed layer by layer, each [rank, in + out]: A, and beside it B transposed. Then a layer
+finds all that it needs in one place, and one of the rank of the batch is put into it by one copy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,9 +36,24 @@ class Layout:
         return packed
 
     def part(self, packed: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """The views A [n, r, in] and B [n, r, out] of a layer in [n, r, width]."""
+        """The views A [..., r, in] and B [..., r, out] of a layer in [..., r * width]."""
         offset, n_in, n_out = self.places[name]
-        return packed[..., offset : offset + n_in], packed[..., offset + n_in :][..., :n_out]
+        rank = packed.shape[-1] // self.width
+        part = packed[..., rank * offset : rank * (offset + n_in + n_out)]
+        layer = part.unflatten(-1, (rank, n_in + n_out))
+        return layer[..., :n_in], layer[..., n_in:]
+
+    def parts(self, packed: torch.Tensor) -> list[torch.Tensor]:
+        """All layers in [r * width], as views [r, in + out]."""
+        rank = packed.shape[-1] // self.width
+        sizes = [rank * (n_in + n_out) for _, n_in, n_out in self.places.values()]
+        return [part.view(rank, -1) for part in packed.split(sizes)]
+
+
+class Key:
+    """By which a bank knows a LoRA without keeping it."""
+
+    __slots__ = ("__weakref__",)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,14 +61,15 @@ class LoraWeights:
     """A by module [r, in] and B [out, r]; the scaling is folded into B, and so is DoRA's gain.
 
     gains: of DoRA alone, by module [out], what the base's own output is multiplied by. `packed` is
-    the whole as a LoraBank takes it, None where a layer is none that batches have room for.
+    the whole [rank * width] as a bank takes it, None where a layer is none that batches have room
+    for.
     """
 
     pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
     gains: Mapping[str, torch.Tensor] = field(default_factory=dict)
     packed: torch.Tensor | None = None
     packed_gains: torch.Tensor | None = None
-    key: object = field(default_factory=object)  # by which a bank knows it without keeping it
+    key: Key = field(default_factory=Key)
 
     @property
     def rank(self) -> int:
@@ -76,8 +91,13 @@ def packed(
         return LoraWeights(scaled)
     rank = max(a.shape[0] for a, _ in pairs.values())
     some = next(iter(pairs.values()))[0]
-    whole = torch.zeros(rank, layout.width, dtype=torch.float32, device=some.device)
-    views = {name: layout.part(whole[: a.shape[0]], name) for name, (a, _) in pairs.items()}
+    whole = torch.zeros(rank * layout.width, dtype=torch.float32, device=some.device)
+    places = dict(zip(layout.places, layout.parts(whole), strict=True))
+    views = {}
+    for name, (lora_a, _) in pairs.items():
+        own, n_in = lora_a.shape
+        place = places[name] if own == rank else places[name][:own]
+        views[name] = (place[:, :n_in], place[:, n_in:])
     # Hundreds of small copies: by one call each, and not from Python.
     torch._foreach_copy_([a for a, _ in views.values()], [a for a, _ in pairs.values()])
     torch._foreach_copy_([b for _, b in views.values()], [b.T for _, b in pairs.values()])

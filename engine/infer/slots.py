@@ -92,7 +92,7 @@ class SlotCache(Cache):
         where = self._places(feed, keys.shape[1])
         for memory, states in ((keys, key_states), (values, value_states)):
             flat = states.transpose(1, 2).reshape(-1, states.shape[-1])
-            memory.view(-1, states.shape[-1]).index_put_((where,), flat)
+            memory.view(-1, states.shape[-1]).index_copy_(0, where, flat)
         rows = slice(feed.first, feed.first + feed.rows)
         return keys[rows, :, : feed.seen], values[rows, :, : feed.seen]
 

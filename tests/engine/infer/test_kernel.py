@@ -18,36 +18,69 @@ def compiled() -> kernel.Kernel:
     return found
 
 
+def packed_row(rank: int, width: int, gains: torch.Tensor | None = None) -> kernel.PackedRow:
+    return kernel.PackedRow(rank, torch.randn(rank * width).bfloat16(), gains)
+
+
+@pytest.mark.parametrize("length", [1, 3])
 @pytest.mark.parametrize(("n_in", "n_out"), [(96, 48), (1, 7), (33, 200)])
 def test_it_is_the_sum_in_float32_rounded_once(
-    compiled: kernel.Kernel, n_in: int, n_out: int
+    compiled: kernel.Kernel, n_in: int, n_out: int, length: int
 ) -> None:
     torch.manual_seed(n_in)
-    ranks, offset, width = [8, 0, 3, 8, 1], 10, n_in + n_out + 20
-    weights = torch.randn(len(ranks), 8, width).bfloat16()
-    inputs, output = torch.randn(5, n_in).bfloat16(), torch.randn(5, n_out).bfloat16()
-    lora_a = weights[:, :, offset : offset + n_in].double()
-    lora_b = weights[:, :, offset + n_in : offset + n_in + n_out].double()
-    counts = (torch.arange(8)[None] < torch.tensor(ranks)[:, None]).double()
-    inner = torch.einsum("ni,nri->nr", inputs.double(), lora_a) * counts
-    exact = output.double() + torch.einsum("nr,nro->no", inner, lora_b)
-    before = output.clone()
-    compiled.add(inputs, compiled.rows(weights, ranks), offset, output)
+    before, behind = 10, 20
+    width = before + n_in + n_out + behind
+    own = [packed_row(8, width), None, packed_row(3, width), packed_row(8, width), None]
+    inputs = torch.randn(5, length, n_in).bfloat16()
+    output = torch.randn(5, length, n_out).bfloat16()
+    exact = output.double()
+    for row, lora in enumerate(own):
+        if lora:
+            layer = lora.weights[lora.rank * before : -lora.rank * behind].view(lora.rank, -1)
+            lora_a, lora_b = layer.double().split([n_in, n_out], dim=1)
+            exact[row] += inputs[row].double() @ lora_a.T @ lora_b
+    found = compiled.add(inputs, kernel.Rows(own), (before, 0), output.clone(), None)
     # Half of the distance of two neighbours in bfloat16, and some float32 rounding.
-    assert torch.all((output.double() - exact).abs() <= exact.abs() * 2**-8 + 1e-4)
-    assert torch.equal(output[1], before[1])
+    assert torch.all((found.double() - exact).abs() <= exact.abs() * 2**-8 + 1e-4)
+    assert torch.equal(found[1], output[1])
+
+
+def test_a_dora_also_lengthens_what_the_base_says_without_its_bias(compiled: kernel.Kernel) -> None:
+    torch.manual_seed(0)
+    gains = torch.randn(30)
+    own = [packed_row(2, 12, gains), packed_row(2, 12)]
+    inputs, output = torch.randn(2, 1, 8).bfloat16(), torch.randn(2, 1, 4).bfloat16()
+    for bias in (None, torch.randn(4).bfloat16()):
+        plain = compiled.add(inputs, kernel.Rows(own[1:] * 2), (0, 0), output.clone(), bias)
+        assert torch.equal(
+            plain[1], compiled.add(inputs, kernel.Rows(own), (0, 5), output.clone(), bias)[1]
+        )
+        lora_a, lora_b = own[0].weights.view(2, 12).double().split([8, 4], dim=1)
+        given = output[0].double() - (0 if bias is None else bias.double())
+        exact = output[0].double() + gains[5:9].double() * given
+        exact += inputs[0].double() @ lora_a.T @ lora_b
+        found = compiled.add(inputs, kernel.Rows(own), (0, 5), output.clone(), bias)[0]
+        assert torch.all((found.double() - exact).abs() <= exact.abs() * 2**-8 + 1e-4)
 
 
 def test_what_is_not_a_number_stays_so(compiled: kernel.Kernel) -> None:
-    weights = torch.ones(2, 1, 4).bfloat16()
-    weights[1] = float("nan")
-    output = torch.ones(2, 2).bfloat16()
-    compiled.add(torch.ones(2, 2).bfloat16(), compiled.rows(weights, [1, 1]), 0, output)
-    assert torch.equal(output[0], torch.full((2,), 3.0).bfloat16())
-    assert output[1].isnan().all()
-    output.fill_(float("inf"))
-    compiled.add(torch.ones(2, 2).bfloat16(), compiled.rows(weights, [1, 0]), 0, output)
-    assert output.isinf().all()
+    ones = kernel.PackedRow(1, torch.ones(4).bfloat16())
+    wrong = kernel.PackedRow(1, torch.full((4,), float("nan")).bfloat16())
+    inputs, output = torch.ones(2, 1, 2).bfloat16(), torch.ones(2, 1, 2).bfloat16()
+    found = compiled.add(inputs, kernel.Rows([ones, wrong]), (0, 0), output, None)
+    assert torch.equal(found[0], torch.full((1, 2), 3.0).bfloat16())
+    assert found[1].isnan().all()
+    output = torch.full((2, 1, 2), float("inf")).bfloat16()
+    assert compiled.add(inputs, kernel.Rows([ones, None]), (0, 0), output, None).isinf().all()
+
+
+def test_what_it_was_not_made_for_is_refused(compiled: kernel.Kernel) -> None:
+    rows = kernel.Rows([packed_row(1, 4)])
+    half = torch.ones(1, 1, 2).bfloat16()
+    with pytest.raises(ValueError, match="for bfloat16"):
+        compiled.add(half.float(), rows, (0, 0), half, None)
+    with pytest.raises(ValueError, match="not these rows"):
+        compiled.add(half.expand(2, 1, 2), rows, (0, 0), half.expand(2, 1, 2), None)
 
 
 def test_a_bfloat16_base_serves_a_mixed_batch_as_near_as_bfloat16_is(world: World) -> None:
