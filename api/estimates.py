@@ -70,6 +70,7 @@ def _estimate(
         qlora=settings.can_quantize,
         served=served,
         vllm_rank=settings.vllm_rank,
+        placement=settings.placement,
     )
     job = admitted.spec
     with ExitStack() as copies:

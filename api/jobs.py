@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import structlog
 from fastapi import APIRouter, Body, Header, Query
+from pydantic import Field
 
 from api.auth import TenantId
 from api.bodies import StrictRoute
@@ -20,7 +21,7 @@ from engine.bases import BaseModel
 from engine.estimate.model import Actual, Estimate
 from engine.graders import asking
 from engine.merging import MergeMethod
-from engine.spec import Method, Peft
+from engine.spec import Method, Peft, Resources
 from jobs.admission import admit
 from jobs.idempotency import Idempotency
 from jobs.inputs import grader_of, inputs_of
@@ -71,6 +72,7 @@ class JobView(Wire):
     init: str | None
     seed: int
     checkpoint_every: int | None
+    resources: Resources | None = Field(None, exclude_if=lambda asked: asked in (None, Resources()))
     name: str | None
     metadata: dict[str, str]
     progress: Progress
@@ -153,6 +155,7 @@ def _submit(
         qlora=settings.can_quantize,
         served=served,
         vllm_rank=settings.vllm_rank,
+        placement=settings.placement,
     )
     warnings = warnings_of(admitted.base) + serving_warnings(admitted.spec, settings.vllm_rank)
     return queued(services, tenant_id, admitted.spec, admitted.base, idempotency, warnings=warnings)
@@ -168,7 +171,9 @@ def queued(
     warnings: tuple[str, ...] = (),
 ) -> Job:
     """The job of an admitted spec, in the queue; a worker is told of it once."""
-    queue = services.settings.queue
+    placement = services.settings.placement
+    asked = spec.resources if isinstance(spec, JobSpec) else Resources()
+    queue = placement.queue_for(asked) or placement.queue
     submitted = services.store.jobs.submit(
         tenant_id,
         spec,

@@ -112,6 +112,7 @@ def _submit(
         qlora=settings.can_quantize,
         served=served,
         vllm_rank=settings.vllm_rank,
+        placement=settings.placement,
     )
     submitted = pipelines.submit(
         tenant_id, spec, stages, queue=settings.queue, idempotency=idempotency

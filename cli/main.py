@@ -36,7 +36,7 @@ app.command()(score.score)
 for room in (dataset, job, pipeline, checkpoint, adapter, key, quota):
     app.add_typer(room.app, name=room.__name__.rpartition(".")[2])
 _ROLES = "One role each"
-for role in (roles.api, roles.worker, roles.inference):
+for role in (roles.api, roles.worker, roles.inference, roles.attempt):
     app.command(rich_help_panel=_ROLES)(role)
 for operate in (roles.migrate, audit.audit):
     app.command(rich_help_panel="Operate")(operate)

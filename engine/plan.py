@@ -10,6 +10,9 @@ from engine.merging import MergeMethod
 from engine.rows import DatasetFormat, RowType
 from engine.spec import AdapterKind, Method, Peft
 
+# What a process that shares a run says when another one is gone: never the cause itself.
+PROCESS_LOST = "process_lost"
+
 
 class GraderModel(Spec):
     """A model that the job's grader asks, and whose tokenizer and template it reads.
@@ -30,6 +33,34 @@ class Portion(Spec):
     path: Path
     format: DatasetFormat
     share: float
+
+
+class Spread(Spec):
+    """The processes that share a run: so many on each of `nodes` machines, one a GPU on them.
+
+    `node` is this machine's number, `local_rank` this process's on it. Those of several machines
+    meet at `master`, HOST:PORT of the first one; those of a single one in a file of its work
+    folder. `peak_bytes` is what one is expected to use where each has all of the model.
+    """
+
+    processes: int = Field(1, ge=1)
+    nodes: int = Field(1, ge=1)
+    node: int = Field(0, ge=0)
+    local_rank: int = Field(0, ge=0)
+    master: str = ""
+    peak_bytes: int = Field(0, ge=0)
+
+    @property
+    def world(self) -> int:
+        return self.processes * self.nodes
+
+    def at(self, local_rank: int) -> "Spread":
+        """The same for another process of this machine."""
+        return self.model_copy(update={"local_rank": local_rank})
+
+    @property
+    def rank(self) -> int:
+        return self.node * self.processes + self.local_rank
 
 
 class TrainPlan(Spec):
@@ -61,6 +92,7 @@ class TrainPlan(Spec):
     judge_patience_s: float = 120.0
     mixture: tuple[Portion, ...] = ()
     replay: Portion | None = None
+    spread: Spread = Spread()
 
     @property
     def row_paths(self) -> tuple[Path, ...]:

@@ -121,6 +121,21 @@ class Online(Training):
         return self
 
 
+class Resources(Asked):
+    """What a job runs on: so many GPUs of each of `nodes` machines.
+
+    Its steps are larger by them: each GPU takes `per_device_batch_size` rows at a time. On workers
+    without GPUs they are processes that share the cores.
+    """
+
+    gpus: int = Field(1, ge=1, le=64)
+    nodes: int = Field(1, ge=1, le=64)
+
+    @property
+    def processes(self) -> int:
+        return self.gpus * self.nodes
+
+
 class SftMethod(Offline):
     """Supervised fine-tuning: next-token cross-entropy on the assistant's tokens only.
 

@@ -23,6 +23,7 @@ from jobs.grader_models import grader_reward_problems, judge_problems
 from jobs.inputs import INIT, REWARD, inputs_of
 from jobs.mixture import datasets_of, mixture_problems
 from jobs.model import Dataset, JobSpec, checked_id
+from jobs.placement import Placement, of_resources
 from jobs.serving import of_serving
 from jobs.sources import Source, continued, init_problems, reward_problems, source_of
 from jobs.store import Store
@@ -57,12 +58,14 @@ def admit(
     qlora: bool = False,
     served: Collection[str] | None = None,
     vllm_rank: int | None = None,
+    placement: Placement | None = None,
 ) -> Admitted:
     """The job as it will run.
 
     qlora: whether the workers have what quantizing a base takes. served: the bases that the
     inference server has loaded, for judges; None: that is not known. vllm_rank: the highest rank of
-    the vLLM that generates, None where Luthier's own server does.
+    the vLLM that generates, None where Luthier's own server does. placement: the classes of
+    workers; None: one GPU each.
     Raises NotFound for a dataset or an adapter that the tenant does not have, and SpecInvalid with
     every reason against the job.
     """
@@ -77,6 +80,7 @@ def admit(
         qlora=qlora,
         served=served,
         vllm_rank=vllm_rank,
+        placement=placement,
     )
     if checked.problems or checked.base is None:
         raise SpecInvalid(list(checked.problems))
@@ -103,6 +107,7 @@ def check(
     qlora: bool,
     served: Collection[str] | None = None,
     vllm_rank: int | None = None,
+    placement: Placement | None = None,
 ) -> Checked:
     """Everything against a job that can be said of the inputs that are known."""
     problems: list[SpecProblem] = []
@@ -130,6 +135,7 @@ def check(
     problems += _of_quantization(job, qlora)
     problems += judge_problems(job, bases, sources, served)
     problems += of_serving(job, vllm_rank)
+    problems += of_resources(job, placement or Placement())
     if base is not None:
         problems += _of_length(job, base)
         problems += _of_modules(job, base)

@@ -64,6 +64,7 @@ from jobs.model import (
     Progress,
 )
 from jobs.publishing import publish, unpublish
+from jobs.spreading import spread_of
 from jobs.store import Store
 from jobs.tracing import fail, span
 from storage.crash import crash_point
@@ -84,7 +85,8 @@ class Workshop:
     A child has `drain_s` for that, which covers the step in hand and its checkpoint; one that says
     nothing for `stall_s` is taken to hang, whatever its lease. `device` and
     `queue` say what kind of worker it is, for estimates. `generator_url` is the inference server's,
-    for graders that ask a judge; an attempt waits `judge_patience_s` for one that is away.
+    for graders that ask a judge; an attempt waits `judge_patience_s` for one that is away. Of an
+    attempt on several machines, `node` is this one's number and `master` where the first is met.
     """
 
     store: Store
@@ -100,6 +102,8 @@ class Workshop:
     generator_key: str = field(default="", repr=False)
     judge_patience_s: float = 120.0
     instruments: Instruments = field(default_factory=lambda: Instruments(CollectorRegistry()))
+    node: int = 0
+    master: str = ""
     draining: threading.Event = field(default_factory=threading.Event)
 
 
@@ -161,6 +165,26 @@ class Attempt:
             fail(get_current_span(), last.code)
         return last
 
+    def share(self) -> bool:
+        """Run this machine's part of an attempt whose first machine reports; whether it went well.
+
+        Raises LeaseLost once the attempt is over.
+        """
+        plan = self._prepare()
+        child = self._shop.launcher.start(plan)
+        try:
+            while not self._keeper.lost.is_set():
+                try:
+                    if isinstance(child.receive(POLL_S), Failed):
+                        return False
+                except EOFError:
+                    return child.exit_code() == 0
+        finally:
+            child.kill()
+            self._expectation.close()
+            self._uploader.shutdown(wait=True)
+        raise LeaseLost(f"Attempt {self._claim.job.attempt} is over.")
+
     # Before the child
 
     def _clear_leftovers(self) -> None:
@@ -199,6 +223,12 @@ class Attempt:
         return merge_plan(spec, base, fetched, self._work_dir, threads=self._shop.threads)
 
     def _prepare_training(self, spec: JobSpec, base: BaseModel) -> Plan:
+        if spec.resources.nodes > 1 and not self._shop.master:
+            raise _failure(
+                "nodes_unavailable",
+                "This worker runs jobs on its own machine alone; ask the operator to have those on "
+                "several run by Kubernetes, or leave `resources.nodes` out.",
+            )
         portions = [
             self._fetch_rows(field, dataset, share_of(spec, field))
             for field, dataset in self._claim.datasets.items()
@@ -227,6 +257,9 @@ class Attempt:
             generator_url=self._shop.generator_url,
             generator_key=self._shop.generator_key,
             judge_patience_s=self._shop.judge_patience_s,
+            spread=spread_of(
+                spec, base, self._shop.device, node=self._shop.node, master=self._shop.master
+            ),
         )
 
     def _grader_models(self, spec: JobSpec) -> dict[str, GraderModel]:

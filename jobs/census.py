@@ -98,7 +98,8 @@ class Census(Collector):
             .where(which)
             .subquery()
         )
-        query = sa.select(*each.c, sa.func.count()).group_by(*each.c)
+        kind = (each.c.status, each.c.method, each.c.tenant, each.c.queue)
+        query = sa.select(*kind, sa.func.count()).group_by(*kind)
         found: Counter[Kind] = Counter()
         for status, method, tenant, queue, count in connection.execute(query):
             found[status, method, self.tenant_classes.get(tenant, CLASS), queue] += count

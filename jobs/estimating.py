@@ -16,7 +16,7 @@ from engine.generation_prompt import prompt_warnings
 from engine.graders import asking
 from engine.render import Renderer
 from engine.rows import iter_rows
-from engine.spec import GrpoMethod, Peft
+from engine.spec import GrpoMethod, Method, Peft
 from jobs.inputs import REWARD, grader_of, inputs_of, model_field
 from jobs.mixture import DATASET, REPLAY, share_of
 from jobs.model import Dataset, JobSpec
@@ -44,7 +44,7 @@ def estimate_job(
     Raises RenderError and EstimateImpossible, and NotFound where the reward adapter is gone.
     """
     asked = Asked(
-        method=spec.method,
+        method=_shared(spec),
         peft=spec.peft,
         seed=spec.seed,
         reward_peft=_reward_peft(store, tenant_id, spec),
@@ -58,6 +58,12 @@ def estimate_job(
         Worker(device, threads, store.throughputs.earlier(queue, spec)),
         warnings=prompt_warnings(renderer.contract),
     )
+
+
+def _shared(spec: JobSpec) -> Method:
+    """The method as all GPUs of the job together have it: so much larger are its steps."""
+    batches = spec.method.gradient_accumulation_steps * spec.resources.processes
+    return spec.method.model_copy(update={"gradient_accumulation_steps": batches})
 
 
 def _sources(spec: JobSpec, rows: Sequence[Rows]) -> list[Source]:

@@ -4,12 +4,11 @@ import threading
 import time
 from collections.abc import Callable
 from contextvars import copy_context
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 
 from jobs.errors import LeaseLost, StoreUnavailable
-from jobs.leases import Leases
 from jobs.model import Directive
 
 log = structlog.get_logger()
@@ -17,6 +16,11 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 RETRY_S = 0.5
+
+
+class Renews(Protocol):
+    def renew(self, job_id: str, attempt: int) -> Directive:
+        """What the client asked for. Raises LeaseLost and StoreUnavailable."""
 
 
 class LeaseKeeper:
@@ -27,7 +31,7 @@ class LeaseKeeper:
     """
 
     def __init__(
-        self, leases: Leases, job_id: str, attempt: int, *, heartbeat_s: float, lease_s: float
+        self, leases: Renews, job_id: str, attempt: int, *, heartbeat_s: float, lease_s: float
     ) -> None:
         self._leases, self._job_id, self._attempt = leases, job_id, attempt
         self._heartbeat_s, self._lease_s = heartbeat_s, lease_s

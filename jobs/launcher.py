@@ -1,4 +1,6 @@
-"""Where an attempt runs. `LocalLauncher`: a child process, forked from a server that has torch."""
+"""Where an attempt's training runs. `LocalLauncher`: child processes, forked from a server that has
+torch.
+"""
 
 import importlib
 import multiprocessing
@@ -7,7 +9,8 @@ from multiprocessing import connection, forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Literal, Protocol
 
-from engine.plan import REPORT, Plan, Report
+from engine.plan import REPORT, Plan, Report, TrainPlan
+from jobs.ranks import Ranks
 
 PRELOAD = "engine.train.preload"
 TRAINER = "engine.train.child"
@@ -37,7 +40,10 @@ class Launcher(Protocol):
 
 
 class LocalLauncher:
-    """Children on this machine. They share what the fork server has imported, and nothing else."""
+    """Children on this machine, one a GPU that the plan asks for.
+
+    They share what the fork server has imported, and nothing else.
+    """
 
     def __init__(self, preload: Sequence[str] = (PRELOAD,), trainer: str = TRAINER) -> None:
         self._trainer = trainer
@@ -47,7 +53,13 @@ class LocalLauncher:
     def warm_up(self) -> None:
         forkserver.ensure_running()
 
-    def start(self, plan: Plan) -> "LocalChild":
+    def start(self, plan: Plan) -> Running:
+        if not isinstance(plan, TrainPlan) or plan.spread.processes == 1:
+            return self._fork(plan)
+        spreads = [plan.spread.at(rank) for rank in range(plan.spread.processes)]
+        return Ranks([self._fork(plan.model_copy(update={"spread": its})) for its in spreads])
+
+    def _fork(self, plan: Plan) -> "LocalChild":
         ours, theirs = self._context.Pipe(duplex=True)
         process = self._context.Process(
             target=_child,
@@ -67,26 +79,26 @@ def _child(trainer: str, link: connection.Connection, plan_json: str) -> None:
 
 class LocalChild:
     def __init__(self, process: ForkServerProcess, link: connection.Connection) -> None:
-        self._process, self._link = process, link
+        self._process, self.link = process, link
 
     def receive(self, timeout_s: float) -> Report | None:
         try:
-            if not self._link.poll(timeout_s):
+            if not self.link.poll(timeout_s):
                 return None
-            return REPORT.validate_json(self._link.recv_bytes())
+            return REPORT.validate_json(self.link.recv_bytes())
         except OSError as error:  # the other end was torn away
             raise EOFError from error
 
     def tell(self, directive: Literal["cancel", "pause"]) -> None:
         try:
-            self._link.send_bytes(directive.encode())
+            self.link.send_bytes(directive.encode())
         except OSError:
             return  # it has ended: receive() will say so
 
     def kill(self) -> None:
         self._process.kill()
         self._process.join()
-        self._link.close()
+        self.link.close()
 
     def exit_code(self) -> int | None:
         self._process.join(timeout=EXIT_S)

@@ -61,28 +61,7 @@ class Leases:
         turn is longest ago, then the oldest job. Tenants that run as many as they may are passed
         over.
         """
-        rival = jobs.alias("rival")
-        running = (
-            sa.select(rival.c.tenant_id, sa.func.count().label("held"))
-            .where(rival.c.status == Status.RUNNING)
-            .group_by(rival.c.tenant_id)
-            .subquery("running")
-        )
-        best = (
-            sa.select(jobs)
-            .outerjoin(running, running.c.tenant_id == jobs.c.tenant_id)
-            .outerjoin(tenants, tenants.c.id == jobs.c.tenant_id)
-            .where(jobs.c.queue == queue, jobs.c.status == Status.QUEUED)
-            .order_by(
-                jobs.c.priority.desc(),
-                sa.func.coalesce(running.c.held, 0),
-                sa.func.coalesce(tenants.c.served_at, 0.0),
-                jobs.c.created_at,
-                jobs.c.id,
-            )
-            .limit(1)
-            .with_for_update(skip_locked=True, of=jobs)
-        )
+        best = best_first(queue).limit(1).with_for_update(skip_locked=True, of=jobs)
         full: list[str] = []
         with self._db.write() as connection:
             while True:
@@ -93,6 +72,31 @@ class Leases:
                 if may_run(connection, row["tenant_id"], self._quotas):
                     return self._take(connection, to_job(row), owner)
                 full.append(row["tenant_id"])
+
+    def claim_attempt(self, owner: str, job_id: str, attempt: int) -> Claim | None:
+        """This attempt of a queued job, now ours; None where it is not the job's next one."""
+        wanted = (
+            sa.select(jobs)
+            .where(jobs.c.id == job_id, jobs.c.attempt == attempt - 1)
+            .where(jobs.c.status == Status.QUEUED)
+            .with_for_update()
+        )
+        with self._db.write() as connection:
+            row = connection.execute(wanted).mappings().first()
+            return None if row is None else self._take(connection, to_job(row), owner)
+
+    def look(self, job_id: str, attempt: int) -> Claim:
+        """What the owner of a running attempt was given. Raises LeaseLost."""
+        with self._db.read() as connection:
+            query = sa.select(jobs).where(jobs.c.id == job_id, _owned(attempt))
+            row = connection.execute(query).mappings().first()
+            if row is None:
+                raise _lost(job_id, attempt)
+            return self._claim(connection, to_job(row))
+
+    def heed(self, job_id: str, attempt: int) -> Directive:
+        """What the client asked of an attempt, whoever keeps its lease. Raises LeaseLost."""
+        return self.look(job_id, attempt).job.requested or "continue"
 
     def _take(self, connection: sa.Connection, job: Job, owner: str) -> Claim:
         attempt = job.attempt + 1
@@ -116,6 +120,10 @@ class Leases:
         connection.execute(served.values(served_at=now()))
         claimed = {"job_id": job.id, "attempt": attempt, "owner": owner, "claimed_at": now()}
         connection.execute(attempts.insert().values(claimed))
+        return self._claim(connection, job)
+
+    def _claim(self, connection: sa.Connection, job: Job) -> Claim:
+        """What whoever runs a job is given beside its row."""
         row = connection.execute(sa.select(jobs).where(jobs.c.id == job.id)).mappings().one()
         newest = (
             sa.select(checkpoints)
@@ -351,6 +359,30 @@ class Leases:
         waiting = sa.and_(jobs.c.queue == queue, jobs.c.status == Status.QUEUED)
         with self._db.read() as connection:
             return connection.scalar(sa.select(sa.func.count()).where(waiting)) or 0
+
+
+def best_first(queue: str) -> sa.Select[Any]:
+    """The queued jobs of a queue: by priority, then fair to tenants, then the oldest first."""
+    rival = jobs.alias("rival")
+    running = (
+        sa.select(rival.c.tenant_id, sa.func.count().label("held"))
+        .where(rival.c.status == Status.RUNNING)
+        .group_by(rival.c.tenant_id)
+        .subquery("running")
+    )
+    return (
+        sa.select(jobs)
+        .outerjoin(running, running.c.tenant_id == jobs.c.tenant_id)
+        .outerjoin(tenants, tenants.c.id == jobs.c.tenant_id)
+        .where(jobs.c.queue == queue, jobs.c.status == Status.QUEUED)
+        .order_by(
+            jobs.c.priority.desc(),
+            sa.func.coalesce(running.c.held, 0),
+            sa.func.coalesce(tenants.c.served_at, 0.0),
+            jobs.c.created_at,
+            jobs.c.id,
+        )
+    )
 
 
 def _owned(attempt: int) -> sa.ColumnElement[bool]:

@@ -19,7 +19,7 @@ from engine.estimate.model import Actual, Estimate
 from engine.frozen import Asked
 from engine.merging import MergeMethod
 from engine.rows import DatasetFormat, RowType
-from engine.spec import LoraPeft, Method, Peft
+from engine.spec import LoraPeft, Method, Peft, Resources
 from jobs.errors import NotFound
 from jobs.keys import Scope
 from jobs.origin import Origin
@@ -112,6 +112,7 @@ class JobSpec(Asked):
     init: str | None = Field(None, min_length=1, max_length=64)
     seed: int = Field(0, ge=0, lt=2**31)
     checkpoint_every: int = Field(50, ge=1, le=1_000_000)
+    resources: Resources = Field(Resources(), exclude_if=lambda asked: asked == Resources())
     name: JobName | None = None
     metadata: dict[MetadataKey, MetadataValue] = Field(default_factory=dict, max_length=16)
 

@@ -10,6 +10,7 @@ from jobs.errors import NotFound, SpecInvalid, SpecProblem
 from jobs.inputs import inputs_of, stage_of
 from jobs.mixture import datasets_of
 from jobs.model import Dataset, JobSpec
+from jobs.placement import Placement
 from jobs.sources import Source, going_on, kind_of
 from jobs.stages import PipelineSpec, PlannedStage
 from jobs.store import Store
@@ -28,6 +29,7 @@ def plan(
     qlora: bool = False,
     served: Collection[str] | None = None,
     vllm_rank: int | None = None,
+    placement: Placement | None = None,
 ) -> tuple[PlannedStage, ...]:
     """The stages in the order they were posted in.
 
@@ -50,6 +52,7 @@ def plan(
             qlora=qlora,
             served=served,
             vllm_rank=vllm_rank,
+            placement=(placement or Placement()).alone(),  # all stages are in one queue
         )
         problems += [_at(name, problem) for problem in checked.problems]
         if checked.base is not None:

@@ -162,6 +162,12 @@ def may_run(connection: sa.Connection, tenant_id: str, defaults: Quotas) -> bool
     return _running(connection, tenant_id) < most
 
 
+def room_to_run(connection: sa.Connection, tenant_id: str, defaults: Quotas) -> int | None:
+    """How many more of the tenant's jobs may run now; None: any number."""
+    most = quotas_of(connection, tenant_id, defaults).max_running_jobs
+    return max(0, most - _running(connection, tenant_id)) if most else None
+
+
 def _running(connection: sa.Connection, tenant_id: str) -> int:
     query = sa.select(sa.func.count()).where(
         jobs.c.tenant_id == tenant_id, jobs.c.status == Status.RUNNING

@@ -44,6 +44,28 @@ class Runner:
         self._run_claimed(claim)
         return True
 
+    def run_attempt(self, job_id: str, attempt: int) -> bool:
+        """Run this attempt of this job to its end; False, and nothing done, when it is not ours.
+
+        Waits for a database or an object store that is away; also False when told to drain before
+        either is back.
+        """
+        while not self._shop.draining.is_set():
+            try:
+                if not self._storage_answers():
+                    continue
+                claim = self._shop.store.leases.claim_attempt(self._owner, job_id, attempt)
+            except StoreUnavailable as error:
+                log.warning("attempt.waits", job_id=job_id, error=str(error))
+                self._shop.draining.wait(STORAGE_PAUSE_S)
+                continue
+            if claim is None:
+                return False
+            self._shop.launcher.warm_up()
+            self._run_claimed(claim)
+            return True
+        return False
+
     def _run_claimed(self, claim: Claim) -> None:
         job, origin = claim.job, claim.origin
         with (

@@ -17,6 +17,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from engine.bases import is_local, is_pinned
+from jobs.placement import Placement
 
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 REPO = Path(__file__).resolve().parent.parent
@@ -83,6 +84,26 @@ class Settings(BaseSettings):
     public_docs: bool = Field(True, description="/docs and /openapi.json without a key")
 
     queue: str = Field("default", pattern=r"^[a-z0-9-]{1,32}$", description="the GPU class")
+    worker_gpus: dict[str, int] = Field(
+        default_factory=dict,
+        description="GPUs on a machine of each class of workers; one that is not named has 1",
+    )
+    max_nodes: int = Field(1, ge=1, description="machines of one job; above 1 needs kubernetes")
+    launcher: Literal["local", "kubernetes"] = Field(
+        "local", description="where attempts run: beside the worker, or each as a Kubernetes Job"
+    )
+    kubernetes_url: str = Field("", description="the API server; empty: of the pod's own cluster")
+    kubernetes_namespace: str = Field("", description="of the attempts; empty: the pod's own")
+    kubernetes_pod_template: Path | None = Field(
+        None, description="YAML, a PodTemplateSpec with a container `trainer`, from a ConfigMap"
+    )
+    kubernetes_local_queue: str = Field("", description="Kueue's LocalQueue that admits attempts")
+    kubernetes_runtime: str = Field(
+        "luthier", description="Kubeflow's ClusterTrainingRuntime of jobs on several machines"
+    )
+    kubernetes_max_jobs: int = Field(100, ge=1, description="attempts handed over at once")
+    kubernetes_ttl_s: int = Field(3600, ge=60, description="how long an ended attempt's Job stays")
+
     lease_s: float = Field(30.0, gt=0)
     heartbeat_s: float = Field(2.0, gt=0)
     sweep_s: float = Field(5.0, gt=0)
@@ -161,6 +182,17 @@ class Settings(BaseSettings):
         if self.generator == "vllm" and not self.vllm_url:
             raise ValueError("generator vllm needs vllm_url, such as http://127.0.0.1:8000")
         return self
+
+    @model_validator(mode="after")
+    def _names_a_pod_template(self) -> "Settings":
+        if self.launcher == "kubernetes" and self.kubernetes_pod_template is None:
+            raise ValueError("launcher kubernetes needs kubernetes_pod_template, a file")
+        return self
+
+    @property
+    def placement(self) -> Placement:
+        """Which class of workers takes which jobs."""
+        return Placement(self.queue, self.worker_gpus, self.max_nodes)
 
     @property
     def database(self) -> str:

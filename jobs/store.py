@@ -5,6 +5,7 @@ from jobs.audit import Audit
 from jobs.board import Board
 from jobs.database import Database
 from jobs.datasets import Datasets
+from jobs.dispatches import Dispatches
 from jobs.leases import Leases
 from jobs.pipelines import Pipelines
 from jobs.quotas import DEFAULTS, Quotas, TenantQuotas
@@ -36,6 +37,7 @@ class Store:
         self.leases = Leases(
             self.database, lease_s=lease_s, max_attempts=max_attempts, quotas=quotas
         )
+        self.dispatches = Dispatches(self.database, quotas)
         self.adapters = Adapters(self.database, quotas)
         self.throughputs = Throughputs(self.database)
 

@@ -38,6 +38,8 @@ def insert_throughput(connection: sa.Connection, job: Job, actual: Actual) -> No
     A run that was resumed, or ended early, counts for the share of the steps that it made.
     """
     expected, made = job.estimate, (actual.steps or 0) - actual.first_step
+    if isinstance(job.spec, JobSpec) and job.spec.resources.processes > 1:
+        return  # of so many GPUs together, and speaks of no single one
     if expected is None or not actual.seconds or made <= 0 or not expected.modelled_seconds:
         return
     share = made / expected.steps

@@ -1,4 +1,6 @@
-"""The worker role: listens for wake-ups, runs attempts, sweeps, and drains on SIGTERM."""
+"""The worker role: listens for wake-ups, runs attempts (or has a cluster run them), sweeps, and
+drains on SIGTERM.
+"""
 
 import fcntl
 import os
@@ -7,10 +9,11 @@ import shutil
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -19,14 +22,22 @@ from engine.bases import BaseCatalogue
 from jobs.attempt import Workshop
 from jobs.collecting import Collecting
 from jobs.errors import StoreUnavailable
+from jobs.exit_codes import Exit, exit_of
+from jobs.follower import follow
 from jobs.instruments import Instruments
+from jobs.kubernetes.cluster import Cluster
+from jobs.kubernetes.dispatcher import Dispatcher, DispatchLoop
+from jobs.kubernetes.manifest import Manifests
+from jobs.kubernetes.template import read_template
 from jobs.launcher import Launcher, LocalLauncher
 from jobs.opening import open_objects, open_store
 from jobs.queue import BrokerWakeUps, listen, open_broker
 from jobs.runner import Runner
 from jobs.settings import Settings
+from jobs.store import Store
 from jobs.sweep import Sweep
 from storage.crash import arm, crash_point
+from storage.objects import ObjectStore
 
 log = structlog.get_logger()
 
@@ -43,28 +54,16 @@ def run(
     What it measures is in the `registry`.
     """
     arm(settings.crash_at)
-    launcher, registry = launcher or LocalLauncher(), registry or CollectorRegistry()
+    registry = registry or CollectorRegistry()
     instruments = Instruments(registry, queue=settings.queue)
+    if settings.launcher == "kubernetes":
+        return _dispatch(settings, instruments)
+    launcher = launcher or LocalLauncher()
     stop = _stop_on_signals()
     launcher.warm_up()
     store = open_store(settings)
-    broker = open_broker(settings.broker_url)
     with work_folder(settings.data_dir / "work") as (owner, work_root):
-        shop = Workshop(
-            store=store,
-            objects=open_objects(settings, registry),
-            bases=BaseCatalogue(settings.base_models),
-            launcher=launcher,
-            threads=settings.threads,
-            device=settings.device,
-            queue=settings.queue,
-            generator_url=settings.inference,
-            generator_key=settings.inference_key,
-            judge_patience_s=settings.judge_patience_s,
-            stall_s=settings.stall_s,
-            instruments=instruments,
-            drain_s=settings.drain_s / 2,  # the rest is for the upload of its checkpoint
-        )
+        shop = workshop(settings, store, launcher, registry, instruments=instruments)
         runner = Runner(
             shop,
             owner=owner,
@@ -72,34 +71,130 @@ def run(
             heartbeat_s=settings.heartbeat_s,
             lease_s=settings.lease_s,
         )
-        worker = listen(broker, settings.queue, lambda: _work(runner, settings.queue))
-        sweep = Sweep(
-            store,
-            BrokerWakeUps(broker),
-            settings.queue,
-            expire_s=settings.sweep_s,
-            wake_s=EMBEDDED_WAKE_S if settings.embedded else settings.sweep_s,
-            instruments=instruments,
-        )
-        collecting = Collecting(
-            store,
-            shop.objects,
-            every_s=settings.collect_s,
-            orphan_s=settings.orphan_s,
-            checkpoint_days=settings.checkpoint_days,
-        )
-        worker.start()
-        sweep.start()
-        collecting.start()
-        log.info("worker.started", owner=owner, queue=settings.queue)
+        objects = shop.objects
+        with _woken(settings, store, objects, instruments, lambda: _work(runner, settings.queue)):
+            log.info("worker.started", owner=owner, queue=settings.queue)
+            stop.wait()
+            log.info("worker.draining")
+            shop.draining.set()
+    store.close()
+    log.info("worker.stopped")
+
+
+def _dispatch(settings: Settings, instruments: Instruments) -> None:
+    """Have a cluster run the attempts, until SIGTERM or SIGINT; they go on without this process."""
+    assert settings.kubernetes_pod_template is not None
+    stop = _stop_on_signals()
+    manifests = Manifests(settings, read_template(settings.kubernetes_pod_template))
+    cluster = Cluster(settings.kubernetes_url, settings.kubernetes_namespace)
+    store = open_store(settings)
+    loop = DispatchLoop(Dispatcher(store, cluster, manifests), every_s=settings.heartbeat_s)
+    with _woken(settings, store, open_objects(settings), instruments, loop.wake):
+        loop.start()
+        log.info("dispatcher.started", namespace=cluster.namespace, queue=settings.queue)
         stop.wait()
-        log.info("worker.draining")
-        shop.draining.set()
+        loop.close()
+    cluster.close()
+    store.close()
+    log.info("worker.stopped")
+
+
+def run_attempt(
+    settings: Settings,
+    job_id: str,
+    number: int,
+    *,
+    node: int = 0,
+    master: str = "",
+    launcher: Launcher | None = None,
+) -> Exit:
+    """Run one attempt of one job to its end, or this machine's share of it, and say how it ended.
+
+    On SIGTERM the job is handed back, checkpointed.
+    """
+    stop = _stop_on_signals()
+    launcher = launcher or LocalLauncher()
+    store = open_store(settings)
+    timing = {"heartbeat_s": settings.heartbeat_s, "lease_s": settings.lease_s}
+    with work_folder(settings.data_dir / "work") as (owner, work_root):
+        shop = workshop(settings, store, launcher, draining=stop, node=node, master=master)
+        if node > 0:
+            return follow(shop, job_id, number, work_root=work_root, **timing)
+        ran = Runner(shop, owner=owner, work_root=work_root, **timing).run_attempt(job_id, number)
+    if not ran:
+        return Exit.RETRYABLE if stop.is_set() else Exit.SUPERSEDED
+    try:
+        job = store.dispatches.find([job_id]).get(job_id)
+    except StoreUnavailable:
+        return Exit.RETRYABLE
+    end = Exit.SUPERSEDED if job is None else exit_of(job, number)
+    log.info("attempt.ended", job_id=job_id, attempt=number, end=end.name.lower())
+    return end
+
+
+def workshop(
+    settings: Settings,
+    store: Store,
+    launcher: Launcher,
+    registry: CollectorRegistry | None = None,
+    **more: Any,
+) -> Workshop:
+    """What the attempts of this process are given."""
+    return Workshop(
+        store=store,
+        objects=open_objects(settings, registry),
+        bases=BaseCatalogue(settings.base_models),
+        launcher=launcher,
+        threads=settings.threads,
+        device=settings.device,
+        queue=settings.queue,
+        generator_url=settings.inference,
+        generator_key=settings.inference_key,
+        judge_patience_s=settings.judge_patience_s,
+        stall_s=settings.stall_s,
+        drain_s=settings.drain_s / 2,  # the rest is for the upload of its checkpoint
+        **more,
+    )
+
+
+@contextmanager
+def _woken(
+    settings: Settings,
+    store: Store,
+    objects: ObjectStore,
+    instruments: Instruments,
+    work: Callable[[], None],
+) -> Iterator[None]:
+    """`work` is called at every wake-up; the table is swept, and what nobody names is collected.
+
+    At the end `work` has returned.
+    """
+    broker = open_broker(settings.broker_url)
+    worker = listen(broker, settings.queue, work)
+    sweep = Sweep(
+        store,
+        BrokerWakeUps(broker),
+        settings.queue,
+        expire_s=settings.sweep_s,
+        wake_s=EMBEDDED_WAKE_S if settings.embedded else settings.sweep_s,
+        instruments=instruments,
+    )
+    collecting = Collecting(
+        store,
+        objects,
+        every_s=settings.collect_s,
+        orphan_s=settings.orphan_s,
+        checkpoint_days=settings.checkpoint_days,
+    )
+    worker.start()
+    sweep.start()
+    collecting.start()
+    try:
+        yield
+    finally:
         sweep.close()
         collecting.close()
         worker.stop(timeout=int(settings.drain_s * 1000))
-    store.close()
-    log.info("worker.stopped")
 
 
 def _work(runner: Runner, queue: str) -> None:

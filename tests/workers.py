@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,11 +13,11 @@ from typing import Any
 
 from engine.bases import BaseCatalogue
 from engine.rows import RowType
-from engine.spec import LoraPeft, Peft, SftMethod
+from engine.spec import LoraPeft, Peft, Resources, SftMethod
 from jobs.model import TERMINAL, Dataset, Job, JobSpec, new_id
 from jobs.opening import open_objects, open_store
 from jobs.planning import plan
-from jobs.settings import Settings
+from jobs.settings import Settings, as_environment
 from jobs.stages import Pipeline, PipelineSpec
 from storage.keys import dataset_source
 
@@ -60,6 +59,7 @@ class House:
         *,
         checkpoint_every: int = 5,
         peft: Peft | None = None,
+        resources: Resources | None = None,
         **method: Any,
     ) -> str:
         spec = JobSpec(
@@ -68,6 +68,7 @@ class House:
             method=SftMethod(**method),
             peft=peft or LoraPeft(r=4),
             checkpoint_every=checkpoint_every,
+            resources=resources or Resources(),
         )
         revision = self.bases.find("tiny").revision
         return self.store.jobs.submit(self.tenant_id, spec, base_revision=revision).job.id
@@ -107,22 +108,15 @@ class House:
     @contextmanager
     def worker(self) -> Iterator[subprocess.Popen[bytes]]:
         """A real worker process; it is ended, with its children, when the block is left."""
-        settings = self.settings
-        environment = {
-            name: value
-            for name, value in os.environ.items()  # noqa: TID251  # a child needs ours
-            if not name.startswith("LUTHIER_")
-        } | {
-            "LUTHIER_BASE_MODELS": json.dumps(settings.base_models),
-            "LUTHIER_LEASE_S": str(settings.lease_s),
-            "LUTHIER_HEARTBEAT_S": str(settings.heartbeat_s),
-            "LUTHIER_SWEEP_S": str(settings.sweep_s),
-            "LUTHIER_MAX_ATTEMPTS": str(settings.max_attempts),
-            "LUTHIER_BROKER_URL": settings.broker_url,
-            "LUTHIER_INFERENCE_URL": settings.inference_url,
-            "LUTHIER_JUDGE_PATIENCE_S": str(settings.judge_patience_s),
-        }
-        command = [sys.executable, "-m", "cli.main", "worker", "--data-dir", str(settings.data_dir)]
+        environment = as_environment(self.settings)
+        command = [
+            sys.executable,
+            "-m",
+            "cli.main",
+            "worker",
+            "--data-dir",
+            str(self.settings.data_dir),
+        ]
         process = subprocess.Popen(
             command, cwd=REPO, env=environment, start_new_session=True, stdin=subprocess.DEVNULL
         )

@@ -16,9 +16,20 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from engine.errors import EngineError
-from engine.plan import PLAN, Failed, Finished, Logged, MergePlan, Plan, Stopped, TrainPlan
-from engine.train import dpo, grpo, kto, merge, orpo, ppo, reward, sft
-from engine.train.errors import StopRequested, TrainingFailed
+from engine.plan import (
+    PLAN,
+    PROCESS_LOST,
+    Failed,
+    Finished,
+    Logged,
+    MergePlan,
+    Plan,
+    Spread,
+    Stopped,
+    TrainPlan,
+)
+from engine.train import dpo, grpo, kto, merge, orpo, ppo, reward, sft, spread
+from engine.train.errors import ShareDone, StopRequested, TrainingFailed
 from engine.train.link import Link
 
 MAX_CAUSES = 8
@@ -37,20 +48,24 @@ def main(connection: Connection, plan_json: str) -> None:
     """Run the plan and report its end, whatever it is, over the connection."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner decides when this process stops
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    link = Link(connection)
     plan = PLAN.validate_json(plan_json)
+    shared = plan.spread if isinstance(plan, TrainPlan) else Spread()
+    link = Link(connection, first=shared.rank == 0)
     if getattr(getattr(plan, "peft", None), "type", None) != "qlora":
         # peft would import it for a look at each layer, which takes a second.
         sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
     _quiet()
-    torch.set_num_threads(plan.threads)
+    torch.set_num_threads(max(1, plan.threads // shared.processes))
     torch.use_deterministic_algorithms(True, warn_only=True)
     link.log("trainer.started", pid=os.getpid(), method=plan.method.type, peft=plan.peft.type)
     try:
+        spread.join(shared, plan.work_dir)
         finished = _finished(plan, link)
         link.log("trainer.finished", pid=os.getpid(), training_s=round(finished.training_s, 3))
         metrics = finished.metrics | {"peak_memory_bytes": peak_memory_bytes()}
         link.send(finished.model_copy(update={"metrics": metrics}))
+    except ShareDone:
+        return
     except StopRequested as stop:
         link.send(Stopped(directive=stop.directive))
     except TrainingFailed as error:
@@ -77,6 +92,9 @@ def peak_memory_bytes() -> float:
 
 def _failure(error: Exception) -> Failed:
     text = str(error)
+    if spread.is_cut_off(error):
+        message = "Another process of this run ended, so the attempt was over."
+        return Failed(code=PROCESS_LOST, message=message, retryable=True)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
         message = (
             "Out of memory; lower `method.per_device_batch_size` or `method.max_length`, or set "

@@ -4,10 +4,14 @@ The log-probs under the starting policy are computed once, before the first step
 itself: no second model is held, and a step costs one forward pass instead of two.
 """
 
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader
 from trl import DPOConfig, DPOTrainer
 
 from engine.plan import Finished, TrainPlan
 from engine.spec import DpoMethod
+from engine.train import spread
 from engine.train.collators import PairCollator, pair_columns
 from engine.train.examples import preferences
 from engine.train.link import Link
@@ -25,7 +29,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     renderer, data = read(plan, link, preferences)
     start = begin(plan, [pair.chosen for pair in data.examples])
     split = split_rows(data.examples, pair_columns, plan)
-    trainer = fed(DPOTrainer)(
+    trainer = fed(DPOTrainer if spread.world() == 1 else SpreadDpoTrainer)(
         model=start.model,
         args=arguments(
             DPOConfig,
@@ -46,3 +50,21 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     drop_reference(start.model)
     outcome = run(plan, link, trainer, split)
     return finish(plan, link, start, outcome, renderer)
+
+
+class SpreadDpoTrainer(DPOTrainer):
+    """One of several processes.
+
+    TRL's own reads the reference's log-probs from a file that the first process alone has written,
+    in a folder of its own.
+    """
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        loader = DataLoader(dataset, batch_size=batch_size, collate_fn=self.data_collator)
+        found = [
+            self.accelerator.gather_for_metrics(self.compute_ref_log_probs(self.model, batch))
+            for batch in self.accelerator.prepare(loader)
+        ]
+        chosen, rejected = (torch.cat(part).float().cpu() for part in zip(*found, strict=True))
+        dataset = dataset.add_column("ref_chosen_logps", chosen.numpy())
+        return dataset.add_column("ref_rejected_logps", rejected.numpy())

@@ -1,6 +1,7 @@
 """Why a training run ends early.
 
 EngineError
+├── ShareDone       this process is not the first of its run, which has the result
 ├── StopRequested   the runner asked for it: cancel or pause
 └── TrainingFailed  with a code and a text for the client
 """
@@ -8,6 +9,10 @@ EngineError
 from typing import Literal
 
 from engine.errors import EngineError
+
+
+class ShareDone(EngineError):
+    pass
 
 
 class StopRequested(EngineError):

@@ -6,23 +6,28 @@ import time
 from multiprocessing.connection import Connection
 from typing import Literal
 
-from engine.plan import Evaluated, Logged, Report, Saved, Started, Stepped
+from engine.plan import Evaluated, Failed, Logged, Report, Saved, Started, Stepped
 
 PHASES = (Started, Stepped, Evaluated, Saved)  # what ends before the next step begins
 ORPHANED = 75  # EX_TEMPFAIL: the runner is gone, so nothing this process does counts
 
 
 class Link:
-    """`directive` is what the runner last asked for; a dead runner ends this process at once."""
+    """`directive` is what the runner last asked for; a dead runner ends this process at once.
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    Of the processes that share a run only the first one reports; the others tell of a failure.
+    """
+
+    def __init__(self, connection: Connection, *, first: bool = True) -> None:
+        self._connection, self._first = connection, first
         self._sending = threading.Lock()
         self._phase_began = time.monotonic()
         self.directive: Literal["continue", "cancel", "pause"] = "continue"
         threading.Thread(target=self._listen, daemon=True, name="directives").start()
 
     def send(self, report: Report) -> None:
+        if not self._first and not isinstance(report, Failed):
+            return
         with self._sending:
             if isinstance(report, PHASES):
                 report = self._timed(report)

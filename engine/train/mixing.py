@@ -11,13 +11,14 @@ from engine.epochs import Epochs, Part, learned_places, parts_of
 from engine.plan import TrainPlan, Warned
 from engine.render import Renderer
 from engine.spec import SftMethod
+from engine.train import spread
 from engine.train.batches import Batches
 from engine.train.errors import TrainingFailed
 from engine.train.examples import IGNORED, Example, conversations
 from engine.train.link import Link
 from engine.train.sft_trainer import REPLAY
 from engine.train.start import read, read_rows
-from engine.train.trainer import Split, draw_held_out, split_rows
+from engine.train.trainer import Split, draw_held_out, shared, split_rows
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def _rows(
     epochs: Epochs,
 ) -> Mixed:
     line = [example for examples in learned for example in examples]
-    batches = Batches(epochs, method)
+    batches = Batches(epochs, shared(method), spread.rank(), spread.world())
     held_out = {
         REPLAY if group is groups.replay else group.name: Dataset.from_dict(
             columns([group.examples[i] for i in sorted(places)])

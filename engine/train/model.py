@@ -115,13 +115,22 @@ def trainable_parameters(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def export(model: Any, base_name: str, base_path: Path, folder: Path) -> None:
+def export(
+    model: Any,
+    base_name: str,
+    base_path: Path,
+    folder: Path,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
     """Write the trained weights to `folder`, with nothing in them of this machine or this run.
 
     Full: a model folder with its tokenizer. The other kinds: `adapter_config.json` and
-    `adapter_model.safetensors`. The same weights give the same bytes.
+    `adapter_model.safetensors`. The same weights give the same bytes. `weights` are the model's,
+    gathered, where no process has all of them.
     """
-    kept = {"selected_adapters": [model.active_adapter]} if isinstance(model, PeftModel) else {}
+    kept: dict[str, Any] = {"state_dict": weights} if weights else {}
+    if isinstance(model, PeftModel):
+        kept["selected_adapters"] = [model.active_adapter]
     model.save_pretrained(folder, **kept)
     (folder / "README.md").unlink(missing_ok=True)
     if isinstance(model, PeftModel):

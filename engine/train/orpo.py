@@ -12,6 +12,7 @@ from transformers import Trainer, TrainingArguments
 
 from engine.plan import Finished, TrainPlan
 from engine.spec import OrpoMethod
+from engine.train import spread
 from engine.train.collators import PairCollator, pair_columns
 from engine.train.examples import preferences
 from engine.train.link import Link
@@ -96,7 +97,8 @@ class Means:
     def take(self, mode: str) -> dict[str, float]:
         kept = self._kept.pop(mode, [])
         names = kept[0] if kept else {}
-        return {name: sum(figures[name] for figures in kept) / len(kept) for name in names}
+        count = spread.total(len(kept))
+        return {name: spread.total(sum(f[name] for f in kept)) / count for name in names}
 
 
 def mean_logprobs(model: Any, batch: dict[str, Tensor]) -> Tensor:

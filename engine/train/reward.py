@@ -10,7 +10,8 @@ from trl import RewardConfig, RewardTrainer
 
 from engine.plan import Finished, ScoreProbe, TrainPlan
 from engine.spec import QloraPeft, RewardMethod
-from engine.train.errors import TrainingFailed
+from engine.train import spread
+from engine.train.errors import ShareDone, TrainingFailed
 from engine.train.examples import Pair, preferences
 from engine.train.link import Link
 from engine.train.model import export
@@ -50,6 +51,8 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     model.register_forward_pre_hook(_drop_margin, with_kwargs=True)
     outcome = run(plan, link, trainer, split)
     folder = plan.work_dir / "adapter"
+    if not spread.is_first():
+        raise ShareDone
     export(model, plan.base_name, plan.base_path, folder)
     if isinstance(plan.peft, QloraPeft):  # it is served on the base that is not quantized
         model = PeftModel.from_pretrained(load_headed_base(plan.base_path, pad), folder)

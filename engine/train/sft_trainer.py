@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import TrainerControl
 from trl import SFTTrainer
 
+from engine.train import spread
 from engine.train.batches import Batches
 from engine.train.examples import IGNORED
 from engine.train.kl import as_base, kl_to_base
@@ -45,7 +47,9 @@ class MixedSftTrainer(SFTTrainer):
         if self._batches is None:
             return super().get_train_dataloader()
         loader = DataLoader(self._rows, batch_sampler=self._batches, collate_fn=self.data_collator)
-        return self.accelerator.prepare(loader)
+        # As for a process by itself: each of several takes its own batches, and no others.
+        device = self.accelerator.device
+        return prepare_data_loader(loader, device, 1, 0, put_on_device=True)
 
     def compute_loss(
         self,
@@ -54,7 +58,8 @@ class MixedSftTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        if (inputs["labels"] == IGNORED).all():  # a step's filling: its graph, and no figures
+        # A step's filling: its graph, and no figures; several processes count together, so all do.
+        if spread.world() == 1 and (inputs["labels"] == IGNORED).all():
             loss = 0.0 * model(input_ids=inputs["input_ids"], use_cache=False).logits.sum()
             return (loss, {}) if return_outputs else loss
         before = self._total_train_tokens
@@ -65,7 +70,7 @@ class MixedSftTrainer(SFTTrainer):
         if self.model.training:
             tokens = inputs["attention_mask"].sum() if "attention_mask" in inputs else None
             count = tokens_of(inputs["position_ids"]) if tokens is None else int(tokens)
-            self._total_train_tokens = before + count
+            self._total_train_tokens = before + int(spread.total(count))
             self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
         return (loss, {}) if return_outputs else loss
 
@@ -81,11 +86,14 @@ class MixedSftTrainer(SFTTrainer):
             base_logprobs = _logprobs(base(**read, use_cache=False).logits, trained)
         kl = kl_to_base(logprobs, base_logprobs)
         losses = -logprobs.gather(1, labels[trained][:, None])[:, 0]
-        self._note(mode, logprobs.detach(), labels[trained], kl.detach())
+        if len(losses):
+            self._note(mode, logprobs.detach(), labels[trained], kl.detach())
         if mode == "eval":
             return losses.mean()
         count = len(losses) if items is None else items
         loss: Tensor = (losses.sum() + self._kl_coef * kl.sum()) / count
+        if items is not None:
+            loss = loss * spread.world()  # `items` are everybody's, and gradients are averaged
         if self.aux_loss_enabled:
             steps = 1 if items is None else self.current_gradient_accumulation_steps
             loss = loss + self.router_aux_loss_coef * output.aux_loss / steps
@@ -104,7 +112,7 @@ class MixedSftTrainer(SFTTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"
         self._metrics["eval"].pop("num_tokens", None)  # of the training so far, and not looked at
-        nats, tokens = self._kl_seen[mode]
+        nats, tokens = map(spread.total, self._kl_seen[mode])
         if tokens:
             logs["kl" if mode == "train" else "eval_kl"] = nats / tokens
             self._kl_seen[mode] = [0.0, 0.0]

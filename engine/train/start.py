@@ -13,8 +13,8 @@ from engine.plan import Finished, TrainPlan, Warned
 from engine.render import Renderer, load_renderer
 from engine.rows import DatasetFormat, Row, iter_rows
 from engine.spec import KIND_OF_PEFT, LowRank, PrefixTuningPeft, PromptTuningPeft, QloraPeft
-from engine.train import probing
-from engine.train.errors import TrainingFailed
+from engine.train import probing, sharding, spread
+from engine.train.errors import ShareDone, TrainingFailed
 from engine.train.examples import Example, Tokenized
 from engine.train.link import Link
 from engine.train.model import add_peft, export, load_base
@@ -103,8 +103,11 @@ def finish(
 ) -> Finished:
     """Write the adapter to `work_dir/adapter`. Raises TrainingFailed for one that diverged."""
     folder = plan.work_dir / "adapter"
-    export(start.model, plan.base_name, plan.base_path, folder)
+    weights = sharding.gathered(start.model)
     tuned = probing.measure(start.model, start.probes)
+    if not spread.is_first():
+        raise ShareDone
+    export(start.model, plan.base_name, plan.base_path, folder, weights)
     if not all(math.isfinite(logprob) for probe in tuned for logprob in probe):
         raise TrainingFailed(
             "diverged",

@@ -13,6 +13,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArgumen
 from engine.plan import Started, TrainPlan
 from engine.spec import Offline, Training
 from engine.steps import can_hold_out, held_out_places, total_steps
+from engine.train import sharding, spread
 from engine.train.errors import StopRequested, TrainingFailed
 from engine.train.link import Link
 from engine.train.model import trainable_parameters
@@ -21,6 +22,7 @@ from engine.train.watch import Watch
 
 A = TypeVar("A", bound=TrainingArguments)
 L = TypeVar("L", bound="Learned")
+M = TypeVar("M", bound=Training)
 T = TypeVar("T")
 
 
@@ -53,8 +55,15 @@ def arguments(config: type[A], plan: TrainPlan, method: Training, **own: Any) ->
         "disable_tqdm": True,
         "dataloader_pin_memory": gpu,
     }
-    made: A = config(**(common | _evaluation(method) | own))
+    made: A = config(**(common | sharding.arguments(plan) | _evaluation(method) | own))
+    made._n_gpu = min(made.n_gpu, 1)  # one process, one GPU, however many there are
     return made
+
+
+def shared(method: M) -> M:
+    """The method as all processes of the run together have it: so much larger are their steps."""
+    batches = method.gradient_accumulation_steps * spread.world()
+    return method.model_copy(update={"gradient_accumulation_steps": batches})
 
 
 def _evaluation(method: Training) -> dict[str, Any]:
@@ -165,7 +174,7 @@ def run(plan: TrainPlan, link: Link, trainer: Any, split: Split) -> Outcome:
         trainer.add_callback(EarlyStoppingCallback(method.early_stopping_patience))
     link.send(_started(plan, trainer, split))
     begun = time.monotonic()
-    if split.held_out is not None and plan.resume_from is None:
+    if split.held_out is not None and plan.resume_from is None and not trainer.args.eval_on_start:
         trainer.evaluate()  # what there was before the first step
     resume_from = str(plan.resume_from) if plan.resume_from else None
     output = trainer.train(resume_from_checkpoint=resume_from)
@@ -185,7 +194,7 @@ def _mean_loss(trainer: Any) -> float:
 def _started(plan: TrainPlan, trainer: Any, split: Split) -> Started:
     wanted, rows = trainer.args.max_steps, len(split.train)
     return Started(
-        total_steps=wanted if wanted > 0 else total_steps(plan.method, rows),
+        total_steps=wanted if wanted > 0 else total_steps(shared(plan.method), rows),
         rows=split.rows or round(rows / split.passes),
         trained_tokens=split.trained_tokens,
         trainable_parameters=trainable_parameters(trainer.model),

@@ -9,6 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from engine.plan import Evaluated, Saved, Stepped, Warned
+from engine.train import spread
 from engine.train.errors import StopRequested, TrainingFailed
 from engine.train.link import Link
 
@@ -52,12 +53,13 @@ class Watch(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        if self._link.directive == "cancel":
+        asked = spread.agreed(self._link.directive)
+        if asked == "cancel":
             raise StopRequested("cancel")
         if state.global_step >= state.max_steps:
             control.should_save = False  # the adapter comes next, and is worth more
             return
-        pause = self._link.directive == "pause"
+        pause = asked == "pause"
         self._save_due |= control.should_save or pause
         control.should_save = self._save_due and state.global_step % self._stride == 0
         if control.should_save:
@@ -119,6 +121,9 @@ class Watch(TrainerCallback):
     ) -> None:
         assert args.output_dir is not None
         path = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        spread.bring(path, f"rng_state_{spread.rank()}.pth")
+        if not spread.is_first():
+            return
         for extra in filter(Path.is_dir, list(path.iterdir())):
             shutil.rmtree(extra)  # a tokenizer's other templates: nothing that a resumed run reads
         self._link.send(Saved(step=state.global_step, path=path, metrics=self._metrics))
