@@ -98,10 +98,10 @@ class Census(Collector):
             .where(which)
             .subquery()
         )
-        query = sa.select(*each.c, sa.func.count()).group_by(*each.c)
+        kind = (each.c.status, each.c.method, each.c.tenant, each.c.queue)
+        query = sa.select(*kind, sa.func.count()).group_by(*kind)
         found: Counter[Kind] = Counter()
-        for row in connection.execute(query):
-            status, method, tenant, queue, count = row.tuple()
+        for status, method, tenant, queue, count in connection.execute(query):
             found[status, method, self.tenant_classes.get(tenant, CLASS), queue] += count
         return found
 
