@@ -9,10 +9,15 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
 from prometheus_client import generate_latest
 
 from api.app import create_app
 from api.services import Services
+from jobs import tracing
 
 pytestmark = pytest.mark.anyio
 
@@ -90,6 +95,28 @@ async def test_a_fault_is_a_500_that_says_nothing_of_the_inside(
     assert "RuntimeError" in logged
     assert answer.headers["x-request-id"] in logged
     assert "secret-canary" not in logged + answer.text
+
+
+async def test_the_span_of_a_fault_has_its_class_and_nothing_that_was_sent_or_said(
+    app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken() -> None:
+        raise RuntimeError("secret-canary")
+
+    app.add_api_route("/broken", broken)
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(tracing.trace, "get_tracer", provider.get_tracer)
+
+    await client.get("/broken?secret-canary", headers={"traceparent": "secret-canary"})
+    await client.get("/secret-canary")
+    await client.get("/healthz")
+
+    broke, missed = exporter.get_finished_spans()
+    assert (broke.name, missed.name) == ("GET /broken", "GET unmatched")
+    assert broke.status.status_code is StatusCode.ERROR
+    assert (broke.attributes or {})["error.type"] == "500"
+    assert "secret-canary" not in broke.to_json() + missed.to_json()
 
 
 async def test_the_documentation_lists_the_errors_of_every_operation(
