@@ -69,7 +69,7 @@ def test_any_bytes_are_rows_or_a_dataset_that_is_invalid(
 ) -> None:
     tried = taken = 0
     # Parquet is read by a process of its own, which takes its time to start.
-    wanted = EXAMPLES // 5 if format == "parquet" else 10 * EXAMPLES
+    wanted = EXAMPLES // 10 if format == "parquet" else 4 * EXAMPLES
 
     @settings(max_examples=wanted, deadline=None, database=None)
     @given(files, st.sampled_from([None, *get_args(RowType)]), st.integers(1, 64))
