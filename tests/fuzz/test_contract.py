@@ -14,7 +14,7 @@ from tests.record import Record
 REPO = Path(__file__).resolve().parents[2]
 THOROUGH = settings.get_current_profile_name() == "fuzz"
 CASES = 200 if THOROUGH else 6
-PHASES = "examples,coverage,fuzzing,stateful" if THOROUGH else "examples,coverage,fuzzing"
+PHASES = "examples,coverage,fuzzing,stateful" if THOROUGH else "examples,fuzzing"
 
 
 def fuzz(fuzzed: Fuzzed, report: Path, said: Path, *options: str) -> int:
@@ -26,7 +26,15 @@ def fuzz(fuzzed: Fuzzed, report: Path, said: Path, *options: str) -> int:
             *("run", f"{fuzzed.url}/openapi.json", "--no-color"),
             *("-H", f"Authorization: Bearer {fuzzed.key}"),
             *("--checks", "all", "--mode", "all", "--max-examples", str(CASES)),
-            *("--phases", PHASES, "--continue-on-failure", "--request-timeout", "10"),
+            *(
+                "--phases",
+                PHASES,
+                "--continue-on-failure",
+                "--workers",
+                "4",
+                "--request-timeout",
+                "10",
+            ),
             *("--suppress-health-check", "all", "--generation-database", "none"),
             *("--report", "json", "--report-json-path", str(report)),
             *options,
