@@ -105,7 +105,8 @@ def routes() -> list[APIRoute]:
 
 def _allowed(path: str) -> set[str]:
     """What a path can be asked with, by all of its routes: the framework names the first one's."""
-    return {verb for route in routes() if route.path_regex.match(path) for verb in route.methods}
+    matching = (route for route in routes() if route.path_regex.match(path))
+    return {verb for route in matching for verb in route.methods or ()}
 
 
 @cache

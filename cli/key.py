@@ -65,7 +65,8 @@ def _may(scopes: Sequence[str]) -> str:
     """Short enough for a line."""
     from jobs.keys import SCOPES, USUAL
 
-    return {tuple(SCOPES): "all", tuple(USUAL): "usual"}.get(tuple(scopes), " ".join(scopes))
+    short = {" ".join(SCOPES): "all", " ".join(USUAL): "usual"}
+    return short.get(" ".join(scopes), " ".join(scopes))
 
 
 @app.command()

@@ -62,7 +62,7 @@ async def test_no_body_is_too_much_for_any_route(
 ) -> None:
     tried = 0
     with_body = [operation for operation in operations if operation.method == "POST"]
-    assert len(with_body) >= 16
+    assert len(with_body) >= 15
     for operation in with_body:
         path = operation.path
         for slot, id in SAMPLES.items():
@@ -91,7 +91,7 @@ async def test_a_length_that_is_none_is_refused(
 async def test_long_queries_and_headers_are_refused_or_ignored(
     client: httpx.AsyncClient, operations: list[Operation]
 ) -> None:
-    long = "x" * 100_000
+    long = "x" * 10_000
     for operation in operations:
         path = operation.path
         for slot, id in SAMPLES.items():
@@ -103,7 +103,7 @@ async def test_long_queries_and_headers_are_refused_or_ignored(
             headers={"idempotency-key": long, "last-event-id": long, "x-request-id": long},
         )
         assert answer.status_code < 500, f"{operation}: {answer.text[:300]}"
-        assert len(answer.content) < 250_000, operation
+        assert len(answer.content) < 50_000, operation
         assert answer.headers["x-request-id"].startswith("req_")
 
 

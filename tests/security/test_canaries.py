@@ -120,8 +120,15 @@ def requests_of(operation: Operation, ids: dict[str, str]) -> Iterator[dict[str,
             {"prompt": [TEXT], "completion": {"x": TEXT}},
         ):
             yield {"params": {"format": "jsonl"}, "content": json.dumps(rows).encode() + b"\n"}
-        for format in ("jsonl", "csv", "parquet"):
-            yield {"params": {"format": format}, "content": f'{{"prompt": "{TEXT}'.encode()}
+        # Names of fields and columns are told where they are wrong; what is in them is not.
+        for format, text in (
+            ("jsonl", f'{{"prompt": "{TEXT}'),
+            ("csv", f'prompt,completion\n"{TEXT}'),
+            ("csv", f"prompt,completion\n{TEXT},{TEXT},{TEXT}"),
+            ("csv", f"prompt,completion,label\n{TEXT},{TEXT},{TEXT}"),
+            ("parquet", TEXT),
+        ):
+            yield {"params": {"format": format}, "content": text.encode()}
         yield {"files": {"file": ("rows.jsonl", json.dumps({"prompt": TEXT}).encode())}}
     if str(operation) == "POST /adapters/import":
         for archive in (tar_of(peft_files()), tar_of({"README.md": TEXT.encode()}), TEXT.encode()):
