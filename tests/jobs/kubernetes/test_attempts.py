@@ -125,6 +125,7 @@ def test_two_machines_share_an_attempt(make_house: MakeHouse) -> None:
     rows = house.add_dataset(conversations(40))
     job_id = house.submit(rows, num_train_epochs=2, resources=Resources(nodes=2))
     meeting = {"PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(free_port())}
+    meeting["GLOO_SOCKET_IFNAME"] = "lo"
     machines = [
         subprocess.Popen(
             [*LUTHIER, "attempt", job_id, "1"],
