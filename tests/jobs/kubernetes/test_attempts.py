@@ -4,16 +4,21 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from adapters import registry
-from engine.spec import Resources
+from adapters.cache import AdapterCache
+from cli.roles import fetcher
+from engine.spec import FullPeft, Resources
 from jobs.exit_codes import Exit
 from jobs.kubernetes.manifest import name_of
 from jobs.model import Job, Status
 from jobs.settings import as_environment
 from storage.keys import dataset_source
+from tests.engine.infer.world import serve
 from tests.jobs.kubernetes.api_server import LUTHIER, wait_for
 from tests.jobs.kubernetes.cluster import MakeHouse, Yard, yard
 from tests.record import Record
@@ -37,8 +42,15 @@ def require_published(house: House, job: Job) -> None:
     registry.read_manifest(house.objects, house.tenant_id, job.adapter_id)
 
 
-def test_a_pod_on_two_gpus_trains_and_publishes_while_its_worker_is_replaced(here: Yard) -> None:
-    job_id = here.submit(num_train_epochs=12, per_device_batch_size=2, resources=Resources(gpus=2))
+def test_a_pod_on_two_gpus_trains_a_whole_model_while_its_worker_is_replaced(
+    here: Yard, tiny_base: Path, tmp_path: Path
+) -> None:
+    job_id = here.submit(
+        num_train_epochs=6,
+        per_device_batch_size=2,
+        resources=Resources(gpus=2),
+        peft=FullPeft(),
+    )
     with here.house.worker() as first:
         here.house.wait(job_id, lambda job: job.status is Status.RUNNING)
         first.kill()
@@ -49,7 +61,14 @@ def test_a_pod_on_two_gpus_trains_and_publishes_while_its_worker_is_replaced(her
     require_published(here.house, job)
     assert (job.attempt, here.api.created) == (1, [name_of(job_id, 1)])
     assert here.exit_codes(job_id, 1) == [Exit.DONE]
-    assert len(losses(here.house, job_id)) == 120, "steps of two rows on each of two"
+    assert len(losses(here.house, job_id)) == 60, "steps of two rows on each of two"
+
+    cache = AdapterCache(here.house.objects, tmp_path / "served", 1 << 30)
+    world: Any = SimpleNamespace(base=tiny_base, fetch=fetcher(cache))
+    with serve(world) as client:  # which computes the manifest's probes before it answers
+        asked = {"model": job.adapter_id, "prompt": "say", "max_tokens": 2, "temperature": 0}
+        answer = client.post("/v1/completions", json=asked)
+    assert answer.status_code == 200, answer.text
 
 
 def test_a_drained_pod_is_not_charged_and_a_second_one_does_nothing(
@@ -106,6 +125,7 @@ def test_two_machines_share_an_attempt(make_house: MakeHouse) -> None:
     rows = house.add_dataset(conversations(40))
     job_id = house.submit(rows, num_train_epochs=2, resources=Resources(nodes=2))
     meeting = {"PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(free_port())}
+    meeting["GLOO_SOCKET_IFNAME"] = "lo"
     machines = [
         subprocess.Popen(
             [*LUTHIER, "attempt", job_id, "1"],
