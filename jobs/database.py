@@ -26,10 +26,11 @@ AWAY = (
 )
 
 # A server that is gone without a word (a lost node, a cut cable) is noticed by TCP itself: idle
-# connections are probed, and what was sent must be acknowledged in time.
+# connections are probed, and what was sent must be acknowledged in time. A process that stops in
+# the middle of a transaction holds locks that a sweep passes over: the server ends that session.
 POSTGRESQL: dict[str, Any] = {
     "connect_timeout": 2,
-    "options": "-c statement_timeout=30000",
+    "options": "-c statement_timeout=30000 -c idle_in_transaction_session_timeout=10000",
     "keepalives": 1,
     "keepalives_idle": 5,
     "keepalives_interval": 2,

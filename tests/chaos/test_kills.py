@@ -35,7 +35,7 @@ def test_a_worker_that_is_killed_at_a_named_point_is_replaced_within_a_lease(
 ) -> None:
     """One job a point, on a worker that dies there; then one that lives, at once."""
     house, ids, again = make_house(), [], 0.0
-    for point in POINTS[2:5]:
+    for point in POINTS[2:4]:
         ids.append(house.post(Script(steps=12, step_s=0.01), checkpoint_every=EVERY))
         with house.nursery.worker(house.settings, crash_at=point) as doomed:
             assert doomed.wait(20) == -signal.SIGKILL

@@ -76,8 +76,12 @@ def test_memory_that_runs_out_ends_the_job_with_advice_and_the_next_begins(
     assert len(codes) == 1
     assert all("per_device_batch_size" in job.error.message for job in jobs[:2] if job.error)
     record("R11", "attempts at most", max(job.attempt for job in jobs[:2]), at_most=2)
-    ended = max(a["ended_at"] for job in jobs[:2] for a in house.attempts(job.id))
-    begun = house.attempts(following)[0]["claimed_at"]
-    record("R11", "the next job starts after", max(0.0, begun - ended), "s", at_most=10.0)
+    begun = [attempt["claimed_at"] for attempt in house.attempts()]
+    gaps = [
+        min(at - attempt["ended_at"] for at in begun if at >= attempt["ended_at"])
+        for attempt in house.attempts()
+        if attempt["ended_at"] < max(begun)
+    ]
+    record("R11", "the next job starts after", max(gaps), "s", at_most=10.0)
     assert jobs[2].status is Status.SUCCEEDED
     house.check()

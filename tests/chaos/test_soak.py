@@ -52,7 +52,7 @@ class Watch:
 
 
 def test_a_minute_of_jobs_leaves_workers_as_they_were(production: Make, record: Record) -> None:
-    soak(production, record, seconds=20, jobs=60, what="in 20 s")
+    soak(production, record, seconds=12, jobs=40, what="in 12 s")
 
 
 @pytest.mark.soak

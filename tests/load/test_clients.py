@@ -40,8 +40,8 @@ def test_a_thousand_pollers_are_answered_in_time(api: Api, record: Record) -> No
     report = poll(api.port, clients, seconds=60, every_s=EVERY_S)
     record("R19", "requests of 1,000 clients in 60 s", report.asked, at_least=29_000)
     record("R19", "errors", report.errors, exactly=0)
-    record("R19", "p99", report.p99_ms, "ms", at_most=250)
     record("R19", "memory grown", max(0.0, api.rss_mib - before), "MiB", at_most=50)
+    record("R19", "p99", report.p99_ms, "ms", at_most=250)
 
 
 @pytest.mark.soak
@@ -52,9 +52,9 @@ def test_slow_clients_hold_up_nobody_and_are_given_up(api: Api, record: Record) 
         report = poll(api.port, clients, seconds=45, every_s=EVERY_S)
         left, held = slow.still_held, list(slow.held_s)
     record("R20", "errors with 200 slow clients", report.errors, exactly=0)
-    record("R20", "p99 with 200 slow clients", report.p99_ms, "ms", at_most=500)
     record("R20", "slow clients still connected after 45 s", left, exactly=0)
     record("R20", "the longest that one was held", max(held), "s", at_most=32)
+    record("R20", "p99 with 200 slow clients", report.p99_ms, "ms", at_most=500)
 
 
 @pytest.mark.soak
