@@ -46,7 +46,6 @@ SCOPES: dict[str, Needed] = {
     "POST /graders/validate": "read",
     "GET /models": "read",
     "GET /audit": "admin",
-    "GET /metrics": "read",
     "GET /healthz": "none",
     "GET /readyz": "none",
 }

@@ -21,13 +21,16 @@ from engine.errors import EngineError
 from engine.rows import DatasetInvalid, Problem
 from jobs.errors import Conflict as JobConflict
 from jobs.errors import JobsError, NotFound, QuotaExceeded, SpecInvalid, SpecProblem
+from jobs.kubernetes.cluster import ClusterRefused, ClusterUnavailable, KubernetesError
+from jobs.kubernetes.template import TemplateInvalid
 from storage.objects import ObjectExists, ObjectNotFound, StorageError, StorageUnavailable
 
 ROOTS = (ApiError, JobsError, EngineError, AdapterError, StorageError)
 # Raised in other processes; the last one in this too, and a fault like any StorageError.
 HEAVY = ("engine.train", "engine.infer")
 ELSEWHERE = ("jobs.attempt", "storage.s3_calls")
-NO_ANSWER = (AnswerBroken,)
+# Nor are those of a dispatcher, which answers nobody.
+NO_ANSWER = (AnswerBroken, KubernetesError, ClusterRefused, ClusterUnavailable, TemplateInvalid)
 
 
 def exceptions_of(package: ModuleType) -> set[type[Exception]]:
