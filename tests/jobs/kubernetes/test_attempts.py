@@ -144,16 +144,3 @@ def test_two_machines_share_an_attempt(make_house: MakeHouse) -> None:
     require_published(house, job)
     assert ends == [Exit.DONE, Exit.DONE]
     assert job.progress.step == 6, "steps of eight rows on each of two"
-
-
-def test_an_attempt_that_is_not_the_next_one_does_nothing(make_house: MakeHouse) -> None:
-    house = make_house()
-    job_id = house.submit(house.add_dataset(conversations(5)))
-    ended = subprocess.run(
-        [*LUTHIER, "attempt", job_id, "2"],
-        cwd=REPO,
-        env=as_environment(house.settings),
-        check=False,
-    )
-    assert ended.returncode == Exit.SUPERSEDED
-    assert house.job(job_id).attempt == 0
