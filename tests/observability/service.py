@@ -157,23 +157,25 @@ def use(service: Watched) -> None:
     }
     first = _trained(service.client, dataset["id"], headers)
     _generate(service.client, first["adapter_id"])
-    time.sleep(2.5)  # counters are known to Prometheus before they move again
+    # Counters are known to Prometheus before they move again.
+    _wait_for(service, 1, "luthier_attempt_first_step_seconds_count")
+    _wait_for(service, 2, 'luthier_inference_requests_total{outcome="ok"}')
     second = _trained(service.client, dataset["id"], {})
     _generate(service.client, second["adapter_id"])
     service.jobs = (first, second)
     misuse(service.client)
-    _wait_for(lambda: _count(service, 'luthier_jobs{status="succeeded"}') == 2)
-    time.sleep(2.5)  # and the rules have seen it
+    _wait_for(service, 2, "luthier_attempt_first_step_seconds_count")
+    _wait_for(service, 2, 'luthier_attempts_ended_total{outcome="succeeded"}')
+    _wait_for(service, 4, 'luthier_inference_requests_total{outcome="ok"}')
+    _wait_for(service, 1, 'luthier_http_requests_total{method="other"}')
+    _wait_for(service, 2, 'luthier:jobs:max{status="succeeded"}')  # and the rules have seen it
 
 
-def _count(service: Watched, promql: str) -> float:
-    return sum(float(one["value"][1]) for one in service.query(promql))
-
-
-def _wait_for(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
+def _wait_for(service: Watched, count: float, promql: str) -> None:
+    """Until Prometheus knows of so many."""
+    deadline = time.monotonic() + 60
+    while sum(float(one["value"][1]) for one in service.query(promql)) != count:
+        assert time.monotonic() < deadline, (promql, service.query(promql))
         time.sleep(0.2)
 
 

@@ -20,7 +20,7 @@ EMPTY = {
     "GPU memory": "no GPU on this machine",
     "GPU busy": "no GPU on this machine",
 }
-VARIABLES = {"$__rate_interval": "1m", "$queue": ".*", "${datasource}": "prometheus"}
+VARIABLES = {"$__rate_interval": "5m", "$queue": ".*", "${datasource}": "prometheus"}
 QUERIES = [
     (panel["title"], target["expr"])
     for panel in DASHBOARD["panels"]
