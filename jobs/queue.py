@@ -31,7 +31,7 @@ class StrictRedisBroker(RedisBroker):
     """
 
     def do_fetch(self, queue_name: str, count: int) -> list[bytes]:
-        fetched = self._dispatch("fetch")(queue_name, count)
+        fetched = self._dispatch("fetch")(queue_name, count)  # type: ignore[no-untyped-call]  # dramatiq does not type it
         foreign = [data for data in fetched if not _is_ours(data, queue_name)]
         if not foreign:
             return list(fetched)
