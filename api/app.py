@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
@@ -90,7 +91,20 @@ def create_app(services: Services) -> FastAPI:
 
 async def _onward(request: Request, error: Exception) -> Response:
     """Let the edge answer what the framework would."""
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        error.headers = {"allow": ", ".join(sorted(_allowed(request.scope["path"])))}
     raise error
+
+
+def routes() -> list[APIRoute]:
+    """All of them, by room."""
+    return [route for room in ROOMS for route in room.router.routes if isinstance(route, APIRoute)]
+
+
+def _allowed(path: str) -> set[str]:
+    """What a path can be asked with, by all of its routes: the framework names the first one's."""
+    matching = (route for route in routes() if route.path_regex.match(path))
+    return {verb for route in matching for verb in route.methods or ()}
 
 
 @cache

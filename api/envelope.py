@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 from starlette.responses import Response
 
+from engine.frozen import Literally
+
 T = TypeVar("T")
 
 
@@ -13,6 +15,10 @@ class Wire(BaseModel):
     """What goes over the wire; refuses unknown fields when it comes in."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Body(Wire, Literally):
+    """What a request has as its body."""
 
 
 def absent(value: object) -> bool:
@@ -96,9 +102,20 @@ WHAT = {
 }
 
 
+EDGE = (400, 408, 413, 415, 500)  # before a route is reached, or whatever happens in it
+
+
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The documented error answers of a route, beside those that every route has."""
+    return _documented(*EDGE, 401, 403, 422, 429, 503, *statuses)
+
+
+def open_refusals() -> dict[int | str, dict[str, Any]]:
+    """Those of a route that asks for no key and takes nothing."""
+    return _documented(*EDGE)
+
+
+def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {
-        status: {"model": Envelope, "description": WHAT[status]}
-        for status in sorted({400, 401, 403, 422, 429, 503, *statuses})
+        status: {"model": Envelope, "description": WHAT[status]} for status in sorted({*statuses})
     }

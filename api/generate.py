@@ -16,7 +16,7 @@ from api.auth import TenantId
 from api.bodies import StrictRoute
 from api.calls import in_thread
 from api.completions import complete, stream
-from api.envelope import Envelope, Wire, absent, json_answer, refusals
+from api.envelope import Body, Envelope, Wire, absent, json_answer, refusals
 from api.errors import ApiError, GeneratorFailed, Invalid, body_of
 from api.rendering import base_named, contract_of, renderer_of
 from api.services import FromServices, Services
@@ -48,14 +48,14 @@ SAMPLING = {
 }  # fmt: skip
 
 
-class WeightedAdapter(Wire):
+class WeightedAdapter(Body):
     """One of several adapters whose deltas are added to the base, and how much of it."""
 
     adapter_id: str = Field(max_length=64)
     weight: float = Field(1.0, ge=-100, le=100, allow_inf_nan=False)
 
 
-class GenerateBody(Wire):
+class GenerateBody(Body):
     """What to answer, by which model, and how to sample."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [HELLO]})
@@ -264,6 +264,7 @@ async def _frames(
 ) -> AsyncIterator[bytes]:
     """The stream as ours. An error in the middle is its last event, in the envelope."""
     id, reason, usage = new_id("gen"), None, None
+    tab.begun = True
     try:
         async with spent, aclosing(pieces):
             piece = first

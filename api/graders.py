@@ -10,7 +10,7 @@ from pydantic.config import JsonDict
 from api.auth import TenantId
 from api.bodies import StrictRoute
 from api.calls import in_thread
-from api.envelope import Wire, refusals
+from api.envelope import Body, Wire, refusals
 from api.generate import unless_gone
 from api.judging import Judged, judged, together
 from api.services import FromServices
@@ -29,7 +29,7 @@ CHECK: JsonDict = {
 }
 
 
-class ValidateBody(Wire):
+class ValidateBody(Body):
     """A grader to look at."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"grader": CHECK}]})
@@ -43,7 +43,7 @@ class ValidGrader(Wire):
     grader: Grader
 
 
-class RunBody(Wire):
+class RunBody(Body):
     """A grader, what a model wrote, and the row that it answers."""
 
     model_config = ConfigDict(

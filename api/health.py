@@ -10,7 +10,7 @@ from fastapi import APIRouter, Response
 from api.auth import TenantId
 from api.bodies import StrictRoute
 from api.calls import in_thread
-from api.envelope import Wire, refusals
+from api.envelope import Wire, open_refusals, refusals
 from api.services import FromServices, Services
 from jobs.errors import JobsError
 from storage.objects import StorageError
@@ -37,13 +37,16 @@ class Readiness(Wire):
     inference: Literal["ok", "unreachable"]
 
 
-@router.get("/healthz")
+@router.get("/healthz", responses=open_refusals())
 async def healthz() -> Health:
     """Whether this process answers; nothing else is asked."""
     return Health()
 
 
-@router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready"}})
+@router.get(
+    "/readyz",
+    responses=open_refusals() | {503: {"model": Readiness, "description": "Not ready"}},
+)
 async def readyz(services: FromServices, response: Response) -> Readiness:
     """Whether the parts that this process needs answer, and how the others are."""
     database, storage, broker, inference = await asyncio.gather(

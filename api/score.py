@@ -12,7 +12,7 @@ from api.bodies import StrictRoute
 from api.calls import in_thread
 from api.completions import Scores
 from api.completions import score as ask_scores
-from api.envelope import Wire, refusals
+from api.envelope import Body, Wire, refusals
 from api.errors import GeneratorRefused
 from api.generate import unless_gone
 from api.paging import known
@@ -39,7 +39,7 @@ def _written(answer: str) -> str:
     return answer
 
 
-class ScoreBody(Wire):
+class ScoreBody(Body):
     """A prompt, and the answers to it that are to be compared."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [COMPARE]})

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from engine.frozen import Spec
+from engine.frozen import Asked
 
 MAX_PARENTS = 16
 
@@ -27,14 +27,14 @@ SIGNED = frozenset({"ties", "ties_svd", "dare_ties", "dare_ties_svd"})
 OF_ONE_ADAPTER = frozenset({"linear", "cat"})
 
 
-class WeightedAdapter(Spec):
+class WeightedAdapter(Asked):
     """An adapter by its id, and the factor on what it adds to the base's weights."""
 
     id: str = Field(min_length=1, max_length=64)
     weight: float = Field(1.0, ge=-1000, le=1000)
 
 
-class Merge(Spec):
+class Merge(Asked):
     """Adapters of one base combined into one; or, with `into_base`, one added to the base itself.
 
     `svd_rank` is the result's rank where it comes from singular values, by default the highest of

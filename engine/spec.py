@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
-from engine.frozen import Spec
+from engine.frozen import Asked
 from engine.graders import Grader
 from engine.rows import RowType
 
@@ -39,7 +39,7 @@ def _takes_auto(schema: JsonDict) -> None:
         properties[name] = either
 
 
-class Training(Spec):
+class Training(Asked):
     """What every method has.
 
     `validation_split` is the share of the rows that is held out, drawn by the job's seed, and
@@ -282,7 +282,7 @@ InitLoraWeights = Annotated[
 ]
 
 
-class LowRank(Spec):
+class LowRank(Asked):
     """What LoRA on a plain base and on a quantized one have in common.
 
     use_dora: weight-decomposed (Liu et al. 2024, https://arxiv.org/abs/2402.09353, eq. 5), with a
@@ -321,7 +321,7 @@ class QloraPeft(LowRank):
     use_double_quant: bool = True
 
 
-class PromptTuningPeft(Spec):
+class PromptTuningPeft(Asked):
     """Prompt tuning (Lester et al. 2021, https://arxiv.org/abs/2104.08691): embeddings in front.
 
     They begin as those of random tokens of the base's vocabulary, as those of a text (cut, or
@@ -340,7 +340,7 @@ class PromptTuningPeft(Spec):
         return self
 
 
-class PrefixTuningPeft(Spec):
+class PrefixTuningPeft(Asked):
     """Prefix tuning (Li & Liang 2021, https://arxiv.org/abs/2101.00190): in front, in every layer.
 
     The keys and values of the virtual tokens are trained themselves; with prefix_projection they
@@ -360,7 +360,7 @@ class PrefixTuningPeft(Spec):
         return self
 
 
-class FullPeft(Spec):
+class FullPeft(Asked):
     """Full fine-tuning: every weight of the base is trained."""
 
     type: Literal["full"] = "full"
@@ -385,7 +385,7 @@ KIND_OF_PEFT: dict[str, AdapterKind] = {
     "full": "full",
 }
 # The kind of PEFT that an adapter's own files show: of LoRA, they do not tell on which base.
-PEFT_OF_KIND: dict[AdapterKind, type[Spec]] = {
+PEFT_OF_KIND: dict[AdapterKind, type[Asked]] = {
     "lora": LoraPeft,
     "prompt_tuning": PromptTuningPeft,
     "prefix_tuning": PrefixTuningPeft,

@@ -16,7 +16,7 @@ from pydantic import (
 
 from adapters.manifest import AdapterKind
 from engine.estimate.model import Actual, Estimate
-from engine.frozen import Spec
+from engine.frozen import Asked
 from engine.merging import MergeMethod
 from engine.rows import DatasetFormat, RowType
 from engine.spec import LoraPeft, Method, Peft
@@ -70,7 +70,7 @@ MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 
 
-class Weighted(Spec):
+class Weighted(Asked):
     """A dataset of a mixture. Its rows are `weight` over the sum of all weights of an epoch.
 
     An epoch has as many rows as all of the datasets together, without those that are held out. One
@@ -83,7 +83,7 @@ class Weighted(Spec):
     weight: float = Field(1.0, gt=0, le=1e6, allow_inf_nan=False)
 
 
-class Replay(Spec):
+class Replay(Asked):
     """Rows of an earlier task, against forgetting it: `ratio` times the other rows of an epoch.
 
     They come on top of those, one at least, read on from epoch to epoch as in a mixture.
@@ -93,7 +93,7 @@ class Replay(Spec):
     ratio: float = Field(0.1, gt=0, le=10, allow_inf_nan=False)
 
 
-class JobSpec(Spec):
+class JobSpec(Asked):
     """What a client asks for: which base learns what from which rows, and how.
 
     The rows are those of one `dataset`, or of the datasets of a `mixture`; `replay` adds some of an
@@ -130,7 +130,7 @@ class JobSpec(Spec):
         return dataset
 
 
-class MergeSpec(Spec):
+class MergeSpec(Asked):
     """A job that makes one of several adapters, or of one and its base; `peft` is the result's."""
 
     base_model: str = Field(min_length=1, max_length=256)

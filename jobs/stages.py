@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from engine.frozen import Spec
+from engine.frozen import Asked
 from jobs.inputs import stage_of
 from jobs.model import JobError, JobName, JobSpec, MetadataKey, MetadataValue, Record, Status
 
 StageName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 
 
-class PipelineSpec(Spec):
+class PipelineSpec(Asked):
     """Jobs that start from each other's results: `@sft` is the adapter that stage `sft` makes."""
 
     stages: dict[StageName, JobSpec] = Field(min_length=1, max_length=32)

@@ -15,7 +15,7 @@ from tests.record import Record
 from tests.servers import S3Server
 
 # `make fuzz`: 200 cases an operation, 100,000 files for the row parser.
-settings.register_profile("fuzz", max_examples=3_400)
+settings.register_profile("fuzz", max_examples=12_500)
 
 # The one place of the tests that touches the environment, and before torch can be imported.
 _ENVIRONMENT = os.environ  # noqa: TID251  # see above

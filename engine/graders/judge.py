@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from engine.frozen import Spec
+from engine.frozen import Asked, Spec
 from engine.graders.grades import GradingFault
 from engine.graders.limits import MAX_TURNS
 from engine.graders.templates import Template
@@ -19,7 +19,7 @@ def _plain(content: Any) -> Any:
     return content
 
 
-class Turn(Spec):
+class Turn(Asked):
     """A message to a judge, with a template as content. A developer speaks as the system does."""
 
     type: Literal["message"] = "message"
@@ -37,7 +37,7 @@ def _some(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
 Turns = Annotated[tuple[Turn, ...], Field(max_length=MAX_TURNS), AfterValidator(_some)]
 
 
-class Sampling(Spec):
+class Sampling(Asked):
     """How a judge samples. The default is the likeliest token each time, so that grades repeat."""
 
     temperature: float = Field(0.0, ge=0, le=2)

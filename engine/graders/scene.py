@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from engine.frozen import Spec
+from engine.frozen import Asked
 from engine.graders.grades import Fault, Grade, GraderProblem, GradingFault
 from engine.graders.judge import Judge, Question, Verdict
 from engine.graders.sample import Sample
@@ -38,7 +38,7 @@ class Scene:
         return self.judge.answer(question)
 
 
-class GraderSpec(Spec):
+class GraderSpec(Asked):
     """What the graders share. `name` is the client's own; it comes back in the results."""
 
     name: str = Field("", max_length=256)

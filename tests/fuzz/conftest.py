@@ -1,6 +1,8 @@
 """A service to be fuzzed, on a real server, with one of everything in it."""
 
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +12,7 @@ from api.app import create_app
 from api.services import Services, open_services
 from engine.spec import SftMethod
 from jobs.keys import SCOPES
-from jobs.model import Checkpoint, Dataset, JobSpec
+from jobs.model import Checkpoint, Dataset, JobError, JobSpec
 from jobs.tables import adapters, jobs
 from storage.keys import dataset_source
 from storage.memory import MemoryStore
@@ -46,8 +48,26 @@ def fuzzed(tmp_path: Path, base_folder: Path) -> Iterator[Fuzzed]:  # noqa: F811
         tenant_id = services.store.tenants.create("ours").id
         key, _ = services.store.tenants.issue_key(tenant_id, "fuzz", SCOPES)
         _fill(services, tenant_id, tmp_path)
-        with serve(create_app(services)) as port:
+        with serve(create_app(services)) as port, _jobs_end(services):
             yield Fuzzed(f"http://127.0.0.1:{port}", key, settings.data_dir)
+
+
+@contextmanager
+def _jobs_end(services: Services) -> Iterator[None]:
+    """Every job fails soon after it was posted, so that its stream of events ends."""
+    leases, closing = services.store.leases, threading.Event()
+    error = JobError(code="worker_lost", message="The worker of this test does nothing.")
+
+    def work() -> None:
+        while not closing.wait(0.05):
+            while claim := leases.claim("worker", "default"):
+                leases.fail(claim.job.id, claim.job.attempt, error)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    yield
+    closing.set()
+    worker.join()
 
 
 def _fill(services: Services, tenant_id: str, folder: Path) -> None:
@@ -89,3 +109,4 @@ def _fill(services: Services, tenant_id: str, folder: Path) -> None:
             created_at=0.0,
         )
     )
+    store.leases.release(f"job_{EXAMPLE}", 1)
