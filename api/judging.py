@@ -46,6 +46,7 @@ async def judged(services: Services, tenant_id: str, questions: Sequence[Questio
     """Ask all at once. Raises SpecInvalid, NotFound, RenderError and what `complete` does."""
     asked = [await in_thread(_ask, services, tenant_id, question) for question in questions]
     async with spending(services.store, tenant_id, sum(map(_most_tokens, asked))) as tab:
+        tab.begun = len(asked) > 1  # where one is refused, others may have been answered
         answers = await _all_said(services, asked)
         tab.settle(together(spent for _, spent in answers if spent is not None))
     usage: defaultdict[str, list[Usage]] = defaultdict(list)

@@ -14,7 +14,9 @@ log = structlog.get_logger()
 
 MINUTE_S = 60.0
 AWAY_S = 1.0  # Redis is not asked again for so long after it did not answer
-TIMEOUT_S = 0.25
+TIMEOUT_S = 0.5
+CONNECTIONS = 8
+BURST_S = 5.0  # for one of them, where many calls come at once
 FORGET_AT = 10_000
 
 # One number a caller: when its allowance would be whole again. Redis' own clock, so that the
@@ -70,9 +72,15 @@ class RedisRates:
     """Counts in Redis; while that is away, in this process, so that a limit stays a limit."""
 
     def __init__(self, url: str) -> None:
-        self._redis = redis.asyncio.Redis.from_url(
-            url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
+        # A few connections for all requests: a burst must not open one for each of its calls.
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            url,
+            max_connections=CONNECTIONS,
+            timeout=BURST_S,
+            socket_timeout=TIMEOUT_S,
+            socket_connect_timeout=TIMEOUT_S,
         )
+        self._redis = redis.asyncio.Redis.from_pool(pool)
         self._take: Any = self._redis.register_script(TAKE)
         self._meanwhile = LocalRates()
         self._away_until = 0.0

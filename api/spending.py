@@ -18,10 +18,10 @@ class Tab:
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
-        self.settled = False
+        self.begun = False  # from then on, an error does not mean that nothing was spent
 
     def settle(self, usage: Usage) -> None:
-        self.tokens, self.settled = usage.total_tokens, True
+        self.tokens, self.begun = usage.total_tokens, True
 
 
 @asynccontextmanager
@@ -34,7 +34,7 @@ async def spending(store: Store, tenant_id: str, most: int) -> AsyncIterator[Tab
     try:
         yield tab
     except ApiError:
-        tab.tokens = tab.tokens if tab.settled else 0
+        tab.tokens = tab.tokens if tab.begun else 0
         raise
     finally:
         with anyio.CancelScope(shield=True):

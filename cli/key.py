@@ -1,5 +1,6 @@
 """`luthier key`: API keys, on the database itself; for who runs the service."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated
 
@@ -52,12 +53,20 @@ def list_(tenant: TenantName = TENANT, data_dir: DataDir = None) -> None:
 
     with operators_store(data_dir) as store:
         keys = store.tenants.keys(store.tenants.find(tenant).id)
-    table = shapes.table("key", "begins with", "made", "scopes", "name", "revoked")
+    table = shapes.table("key", "begins", "made", "may", "name", "revoked")
     for key in keys:
         revoked = shapes.when(key.revoked_at) if key.revoked_at else ""
-        made, scopes = shapes.when(key.created_at), " ".join(key.scopes)
-        table.add_row(key.id, key.prefix, made, scopes, key.name, revoked)
+        made = shapes.when(key.created_at)
+        table.add_row(key.id, key.prefix, made, _may(key.scopes), key.name, revoked)
     shapes.show(table, empty="No keys yet.")
+
+
+def _may(scopes: Sequence[str]) -> str:
+    """Short enough for a line."""
+    from jobs.keys import SCOPES, USUAL
+
+    short = {" ".join(SCOPES): "all", " ".join(USUAL): "usual"}
+    return short.get(" ".join(scopes), " ".join(scopes))
 
 
 @app.command()

@@ -38,7 +38,7 @@ def hash_key(key: str, pepper: str) -> str:
     return hmac.new(pepper.encode(), key.encode(errors="replace"), hashlib.sha256).hexdigest()
 
 
-def stored_scopes(scopes: Iterable[Scope]) -> str:
+def stored_scopes(scopes: Iterable[str]) -> str:
     """Scopes as the table has them, in one order. Raises ValueError for none and unknown ones."""
     given = set(scopes)
     if not given or given - set(SCOPES):

@@ -3,12 +3,16 @@
 import secrets
 from pathlib import Path
 
+import structlog
+
 import storage.opening
 from jobs.errors import StoreUnavailable
 from jobs.quotas import Quotas
 from jobs.settings import Settings
 from jobs.store import Store
 from storage.objects import ObjectStore
+
+log = structlog.get_logger()
 
 
 def open_store(settings: Settings) -> Store:
@@ -54,6 +58,8 @@ def pepper(settings: Settings) -> str:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     path = settings.data_dir / "pepper"
     if not path.exists():
+        if settings.database_url:  # which other machines may use, with keys made under theirs
+            log.warning("pepper.of_this_machine_only", path=str(path), instead="LUTHIER_PEPPER")
         _create_once(path, secrets.token_urlsafe(32))
     return path.read_text()
 

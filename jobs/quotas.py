@@ -5,7 +5,6 @@ exactly, however many ask at the same moment.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import sqlalchemy as sa
 from pydantic import Field
@@ -84,9 +83,10 @@ def quotas_of(connection: sa.Connection, tenant_id: str, defaults: Quotas) -> Qu
     return defaults.model_copy(update=_own(connection, tenant_id))
 
 
-def merged(row: Mapping[str, Any], defaults: Quotas) -> Quotas:
+def merged(row: sa.RowMapping, defaults: Quotas) -> Quotas:
     """The limits in a row that has the tenant's own, where it has some."""
-    return defaults.model_copy(update={n: row[n] for n in NAMES if row[n] is not None})
+    own = {name: row[name] for name in NAMES if row[name] is not None}
+    return defaults.model_copy(update=own) if own else defaults
 
 
 def _own(connection: sa.Connection, tenant_id: str) -> dict[str, int]:

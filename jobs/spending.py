@@ -65,7 +65,7 @@ class Spending:
             return connection.scalar(_of(tenant_id, int(clock // DAY_S))) or 0
 
 
-def _of(tenant_id: str, day: int) -> sa.Select[tuple[int]]:
+def _of(tenant_id: str, day: int) -> sa.Select[int]:
     return sa.select(token_days.c.tokens).where(
         token_days.c.tenant_id == tenant_id, token_days.c.day == day
     )

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from jobs.audit import note
 from jobs.database import Database
 from jobs.errors import NotFound
-from jobs.keys import SHOWN, USUAL, Scope, hash_key, new_key, stored_scopes
+from jobs.keys import SHOWN, USUAL, hash_key, new_key, stored_scopes
 from jobs.model import ApiKey, Tenant, new_id
 from jobs.quotas import DEFAULTS, NAMES, Quotas, merged
 from jobs.tables import api_keys, now, tenant_quotas, tenants
@@ -22,6 +22,19 @@ class Caller:
     key_id: str
     scopes: frozenset[str]
     quotas: Quotas
+
+
+# Made once: every request asks it.
+BEHIND_A_KEY = (
+    sa.select(
+        api_keys.c.id,
+        api_keys.c.tenant_id,
+        api_keys.c.scopes,
+        *(tenant_quotas.c[name] for name in NAMES),
+    )
+    .outerjoin(tenant_quotas, tenant_quotas.c.tenant_id == api_keys.c.tenant_id)
+    .where(api_keys.c.key_hash == sa.bindparam("hash"), api_keys.c.revoked_at.is_(None))
+)
 
 
 class Tenants:
@@ -50,9 +63,12 @@ class Tenants:
         return Tenant.model_validate(dict(row))
 
     def issue_key(
-        self, tenant_id: str, name: str, scopes: Iterable[Scope] = USUAL
+        self, tenant_id: str, name: str, scopes: Iterable[str] = USUAL
     ) -> tuple[str, ApiKey]:
-        """A new key of 256 random bits: the text, seen this once, and its record."""
+        """A new key of 256 random bits: the text, seen this once, and its record.
+
+        Raises NotFound, and ValueError for scopes that there are not.
+        """
         key = new_key()
         with self._db.write() as connection:
             if connection.scalar(sa.select(tenants.c.id).where(tenants.c.id == tenant_id)) is None:
@@ -77,20 +93,9 @@ class Tenants:
         Every key is looked up, also one whose checksum is wrong: all that is no key of ours takes
         the same way and the same time.
         """
-        query = (
-            sa.select(
-                api_keys.c.id,
-                api_keys.c.tenant_id,
-                api_keys.c.scopes,
-                *(tenant_quotas.c[name] for name in NAMES),
-            )
-            .outerjoin(tenant_quotas, tenant_quotas.c.tenant_id == api_keys.c.tenant_id)
-            .where(
-                api_keys.c.key_hash == hash_key(key, self._pepper), api_keys.c.revoked_at.is_(None)
-            )
-        )
         with self._db.read() as connection:
-            row = connection.execute(query).mappings().first()
+            found = connection.execute(BEHIND_A_KEY, {"hash": hash_key(key, self._pepper)})
+            row = found.mappings().first()
         if row is None:
             return None
         return Caller(

@@ -12,6 +12,7 @@ from api.services import Services
 from jobs.database import Database
 from jobs.settings import Settings
 from tests.api.making import Woken, spec_for, unhurried
+from tests.record import Record
 
 pytestmark = pytest.mark.anyio
 
@@ -29,7 +30,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path, base_folder: Path) 
 
 
 async def test_100_equal_requests_with_one_key_make_one_job_and_get_one_answer(
-    client: httpx.AsyncClient, dataset: dict[str, Any], services: Services
+    client: httpx.AsyncClient, dataset: dict[str, Any], services: Services, record: Record
 ) -> None:
     services.wakeups = woken = Woken()
     spec, headers = spec_for(dataset), {"idempotency-key": "once"}
@@ -43,15 +44,20 @@ async def test_100_equal_requests_with_one_key_make_one_job_and_get_one_answer(
     assert {(a.status_code, a.content) for a in [*answers, late]} == {(201, answers[0].content)}
     assert len((await client.get("/jobs")).json()["data"]) == 1
     assert woken.queues == ["default"]
+    record("R15", "jobs of 100 equal requests at once", len(woken.queues), exactly=1)
+    answers.append(late)
+    record("R15", "different answers to them, and to one that came later",
+           len({(a.status_code, a.content) for a in answers}), exactly=1)  # fmt: skip
 
 
 async def test_a_key_used_with_another_body_is_refused(
-    client: httpx.AsyncClient, dataset: dict[str, Any]
+    client: httpx.AsyncClient, dataset: dict[str, Any], record: Record
 ) -> None:
     headers = {"idempotency-key": "once"}
     await client.post("/jobs", json=spec_for(dataset), headers=headers)
     answer = await client.post("/jobs", json=spec_for(dataset, seed=1), headers=headers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "idempotency_key_reused")
+    record("R15", "the same key with another body", answer.status_code, exactly=422)
     assert len((await client.get("/jobs")).json()["data"]) == 1
 
 
@@ -68,7 +74,7 @@ async def test_a_body_spelled_otherwise_is_the_same_body(
 
 
 async def test_a_key_belongs_to_its_tenant(
-    client_of: Callable[[str], httpx.AsyncClient], client: httpx.AsyncClient
+    client_of: Callable[[str], httpx.AsyncClient], client: httpx.AsyncClient, record: Record
 ) -> None:
     other = client_of("theirs")
     row = b'{"prompt": "q", "completion": "a"}\n'
@@ -80,7 +86,8 @@ async def test_a_key_belongs_to_its_tenant(
         )
         made.append(answer)
     assert [answer.status_code for answer in made] == [201, 201]
-    assert made[0].json()["id"] != made[1].json()["id"]
+    jobs = {answer.json()["id"] for answer in made}
+    record("R15", "jobs of two tenants with one key", len(jobs), exactly=2)
 
 
 @pytest.mark.parametrize("key", ["", "k" * 256, "a b", "é"])

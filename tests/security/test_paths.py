@@ -73,7 +73,7 @@ async def test_an_odd_path_never_leaves_the_routes(
         "/datasets/../../etc/passwd", "/datasets/%2e%2e/%2e%2e/etc/passwd", "/datasets//",
         "/datasets/%00", "/jobs/%ff%fe", "/docs/static/../../app.py", "/docs/static/%2e%2e/app.py",
         "/docs/static/..%2f..%2f..%2f..%2fetc%2fpasswd", "/docs/static//etc/passwd",
-        "/adapters/ad_%2f..%2f/download", "//jobs", "/./jobs", "/jobs;x=1", "/jobs%20",
+        "/adapters/ad_%2f..%2f/download", "//jobs", "/jobs;x=1", "/jobs%20",
     ]  # fmt: skip
     for path in odd:
         answer = await client.get(path)
