@@ -10,7 +10,6 @@ import pytest
 
 from api.services import Services
 from jobs.model import NewEvent, Progress
-from jobs.quotas import Quotas
 from tests.api.making import Woken, peft_files, spec_for, tar_of
 
 pytestmark = pytest.mark.anyio
@@ -191,7 +190,8 @@ async def test_jobs_are_listed_by_status(
 async def test_a_tenant_may_have_so_many_jobs_waiting(
     client: httpx.AsyncClient, dataset: dict[str, Any], services: Services
 ) -> None:
-    services.store.jobs._defaults = Quotas(max_queued_jobs=2)
+    tenant_id = services.store.tenants.find("ours").id
+    services.store.quotas.set(tenant_id, {"max_queued_jobs": 2})
     statuses = [(await client.post("/jobs", json=spec_for(dataset))).status_code for _ in range(3)]
     assert statuses == [201, 201, 429]
 

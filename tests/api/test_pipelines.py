@@ -8,7 +8,6 @@ import pytest
 
 from api.services import Services
 from jobs.model import Adapter, JobError
-from jobs.quotas import Quotas
 from tests.api.making import Woken, peft_files, spec_for, tar_of
 
 pytestmark = pytest.mark.anyio
@@ -220,7 +219,8 @@ async def test_what_a_stage_names_is_the_tenants_own(
 async def test_a_tenant_may_have_so_many_stages_waiting(
     client: httpx.AsyncClient, dataset: dict[str, Any], services: Services
 ) -> None:
-    services.store.pipelines._defaults = Quotas(max_queued_jobs=3)
+    tenant_id = services.store.tenants.find("ours").id
+    services.store.quotas.set(tenant_id, {"max_queued_jobs": 3})
     statuses = [
         (await client.post("/pipelines", json=two_stages(dataset))).status_code for _ in range(2)
     ]

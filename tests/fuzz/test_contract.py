@@ -39,7 +39,7 @@ def fuzz(fuzzed: Fuzzed, report: Path, said: Path, *options: str) -> int:
             *("--report", "json", "--report-json-path", str(report)),
             *options,
         ]
-        done = subprocess.run(command, cwd=report.parent, stdout=output, stderr=output)
+        done = subprocess.run(command, cwd=REPO, stdout=output, stderr=output)
     return done.returncode
 
 
