@@ -21,7 +21,7 @@ WORKDIR /src
 RUN python -m venv --without-pip /opt/luthier
 COPY pyproject.toml constraints.txt ./
 # What each role needs, from pyproject.toml: layers that change when it does, not with the code.
-RUN python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; x = p["optional-dependencies"]; open("api.txt", "w").write("\n".join(p["dependencies"])); open("torch.txt", "w").write("torch"); open("train.txt", "w").write("\n".join(p["dependencies"] + [d for n in x if n != "dev" for d in x[n]]))'
+RUN python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; x = p["optional-dependencies"]; open("api.txt", "w").write("\n".join(p["dependencies"] + x["tracing"])); open("torch.txt", "w").write("torch"); open("train.txt", "w").write("\n".join(p["dependencies"] + [d for n in x if n != "dev" for d in x[n]]))'
 
 FROM build AS wheel
 COPY README.md LICENSE ./
@@ -66,6 +66,7 @@ ENV PATH=/opt/luthier/bin:$PATH \
     LUTHIER_DATA_DIR=/var/lib/luthier \
     LUTHIER_HOST=0.0.0.0 \
     LUTHIER_INFERENCE_HOST=0.0.0.0 \
+    LUTHIER_METRICS_HOST=0.0.0.0 \
     LUTHIER_LOG_FORMAT=json \
     LUTHIER_BASE_MODELS='{"luthier-tiny": "/opt/luthier/models/luthier-tiny"}'
 COPY --chmod=755 examples/models/luthier-tiny /opt/luthier/models/luthier-tiny
@@ -77,7 +78,7 @@ ENTRYPOINT ["luthier"]
 
 FROM runtime AS api
 COPY --from=build-api /opt/luthier /opt/luthier
-EXPOSE 8321
+EXPOSE 8321 8323
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8321/healthz', timeout=4)"]
 CMD ["api"]
@@ -85,10 +86,13 @@ CMD ["api"]
 FROM runtime AS worker
 COPY --from=build-torch /opt/luthier /opt/luthier
 ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
+EXPOSE 8323
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
+    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8323/metrics', timeout=4)"]
 CMD ["worker"]
 
 FROM worker AS inference
-EXPOSE 8322
+EXPOSE 8322 8323
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10m \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8322/health', timeout=4)"]
 CMD ["inference"]

@@ -12,7 +12,7 @@ PROMETHEUS := .prometheus
 PROMETHEUS_READY := $(PROMETHEUS)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env check format test fuzz prometheus env-vllm test-vllm demo serve bench bench-infer bench-memory methods-table test-storm soak reliability-table clean
+.PHONY: help env check format test fuzz prometheus env-vllm test-vllm demo serve bench bench-infer bench-memory methods-table test-storm soak reliability-table k8s-rules clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -95,6 +95,9 @@ soak: $(READY)  ## load and endurance: thousands of clients, 1 GiB, half an hour
 
 reliability-table: $(READY)  ## what the tests measured of every promise, into docs/reliability.md
 	$(BIN)/python -m benchmarks.reliability
+
+k8s-rules: $(READY)  ## the alerts as an object of Prometheus Operator, from k8s/observability/rules.yaml
+	$(BIN)/python k8s/observability/prometheusrule.py
 
 clean:  ## remove the environment and what the service stored
 	rm -rf $(VENV) $(VLLM) $(PROMETHEUS) .luthier

@@ -2,9 +2,10 @@
 
 import base64
 import os
+import re
 import subprocess
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from tests.workers import REPO
 K8S = REPO / "k8s"
 KUBECTL = Path(sysconfig.get_path("scripts")) / "kubectl"
 OURS = "luthier/"  # what the names of our images have in them
+COMPONENTS = {"observability": K8S / "observability"}  # those that are elsewhere
 WORKLOADS = ("Deployment", "StatefulSet", "Job")
 
 Object = dict[str, Any]
@@ -33,7 +35,9 @@ class Installation(NamedTuple):
 INSTALLATIONS = (
     Installation("dev"),
     Installation("gpu"),
-    Installation("gpu", ("spot", "kueue")),
+    Installation("gpu", ("spot",)),
+    Installation("gpu-jobs"),
+    Installation("gpu", ("observability",)),
 )
 
 
@@ -60,7 +64,8 @@ def render(installation: Installation, folder: Path) -> list[Object]:
         parts = {
             "resources": [_relative(root, folder)],
             "components": [
-                _relative(K8S / "components" / name, folder) for name in installation.components
+                _relative(COMPONENTS.get(name, K8S / "components" / name), folder)
+                for name in installation.components
             ],
         }
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(parts))
@@ -79,10 +84,19 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def pods(objects: Sequence[Object]) -> Iterator[Pod]:
+    """Of workloads, and those that the launcher and Kubeflow's Trainer will make."""
     for one in objects:
         if one["kind"] in WORKLOADS:
-            template = one["spec"]["template"]
-            yield Pod(one, template["metadata"]["labels"], template["spec"])
+            yield _pod(one, one["spec"]["template"])
+        elif one["metadata"]["name"].startswith("luthier-attempts"):
+            yield _pod(one, yaml.safe_load(one["data"]["pod.yaml"]))
+        elif one["kind"] == "ClusterTrainingRuntime":
+            for job in one["spec"]["template"]["spec"]["replicatedJobs"]:
+                yield _pod(one, job["template"]["spec"]["template"])
+
+
+def _pod(one: Object, template: Object) -> Pod:
+    return Pod(one, template["metadata"]["labels"], template["spec"])
 
 
 def our_containers(objects: Sequence[Object]) -> Iterator[tuple[Pod, Object]]:
@@ -121,8 +135,13 @@ def environment(objects: Sequence[Object], container: Object) -> dict[str, str]:
         settings = by_name(objects, "ConfigMap", source["configMapRef"]["name"])
         found |= settings["data"]
     for entry in container.get("env", ()):
-        found[entry["name"]] = _value(objects, container, entry)
+        found[entry["name"]] = expanded(_value(objects, container, entry), found)
     return found
+
+
+def expanded(text: str, variables: Mapping[str, str]) -> str:
+    """With the values of `$(NAME)`, as the kubelet puts them in."""
+    return re.sub(r"\$\((\w+)\)", lambda match: variables[match[1]], text)
 
 
 def _value(objects: Sequence[Object], container: Object, entry: Object) -> str:

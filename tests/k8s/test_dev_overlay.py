@@ -6,7 +6,6 @@ else is changed.
 import base64
 import json
 import os
-import re
 import subprocess
 import sys
 import sysconfig
@@ -19,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.k8s.manifests import Object, Pod, by_name, environment, pods
+from tests.k8s.manifests import Object, Pod, by_name, environment, expanded, pods
 from tests.servers import free_port
 from tests.workers import REPO, conversations
 
@@ -68,6 +67,7 @@ class Node:
         return found | {
             "LUTHIER_PORT": str(self.ports["luthier-api:80"]),
             "LUTHIER_INFERENCE_PORT": str(self.ports["luthier-inference:8322"]),
+            "LUTHIER_METRICS_PORT": "0",
             "LUTHIER_DATA_DIR": str(self.folder / workload),
         }
 
@@ -102,11 +102,11 @@ class Node:
     def third_party(self, workload: str, container: str, program: Path, *more: str) -> None:
         """Another's server by the container's arguments; `more` moves its ports and folders."""
         variables = self.variables(workload, container)
-        expanded = [
-            self._here(re.sub(r"\$\((\w+)\)", lambda match: variables[match[1]], argument))
+        given = [
+            self._here(expanded(argument, variables))
             for argument in self.container(workload, container)["args"]
         ]
-        self.start([program, *expanded, *more], variables)
+        self.start([program, *given, *more], variables)
 
     def secret(self, name: str, key: str) -> bytes:
         (real,) = [

@@ -70,7 +70,12 @@ def test_an_image_is_of_its_role_and_has_no_pip(target: str) -> None:
 
 @pytest.mark.parametrize(
     ("target", "path"),
-    [("api", "8321/healthz"), ("inference", "8322/health"), ("inference-vllm", "8000/health")],
+    [
+        ("api", "8321/healthz"),
+        ("worker", "8323/metrics"),
+        ("inference", "8322/health"),
+        ("inference-vllm", "8000/health"),
+    ],
 )
 def test_a_server_has_a_health_check(target: str, path: str) -> None:
     options, _, check = effective(target, "HEALTHCHECK").partition(" CMD ")
@@ -124,6 +129,8 @@ def test_the_api_starts_from_it_and_writes_to_its_volumes_alone(
         "LUTHIER_DATA_DIR": str(data),
         "LUTHIER_HOST": "127.0.0.1",
         "LUTHIER_PORT": str(port),
+        "LUTHIER_METRICS_HOST": "127.0.0.1",
+        "LUTHIER_METRICS_PORT": "0",
         "LUTHIER_BASE_MODELS": json.dumps({"luthier-tiny": str(base)}),
     }
     process = subprocess.Popen(

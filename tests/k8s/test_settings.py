@@ -43,18 +43,19 @@ def test_every_containers_settings_are_valid(
             for name, value in environment(objects, container).items():
                 patched.setenv(name, value)
             settings = Settings()
-        assert settings.host == "0.0.0.0", pod.name
+        assert settings.host == settings.metrics_host == "0.0.0.0", pod.name
         assert settings.storage_url.startswith("s3://"), pod.name
-        if pod.labels["app.kubernetes.io/component"] in ("api", "worker"):
+        if pod.labels.get("app.kubernetes.io/component") != "inference":
             assert settings.database_url, pod.name
+        if pod.labels.get("app.kubernetes.io/component") not in ("migrate", "inference"):
             assert settings.inference == "http://luthier-inference:8322", pod.name
 
 
 def test_no_role_takes_the_whole_node_for_its_threads(objects: list[Object]) -> None:
     for pod, container in our_containers(objects):
-        if container["name"] in ("worker", "inference"):
-            names = {"worker": "LUTHIER_TRAIN_THREADS", "inference": "LUTHIER_INFERENCE_THREADS"}
-            threads = environment(objects, container)[names[container["name"]]]
+        if container["name"] in ("worker", "trainer", "node", "inference"):
+            role = "INFERENCE" if container["name"] == "inference" else "TRAIN"
+            threads = environment(objects, container)[f"LUTHIER_{role}_THREADS"]
             assert 0 < int(threads) == int(container["resources"]["limits"]["cpu"]), pod.name
 
 
@@ -72,6 +73,8 @@ def test_workers_take_from_the_queue_that_they_are_labelled_with(gpu: list[Objec
 def test_every_command_is_one_of_ours(objects: list[Object]) -> None:
     group: Any = typer.main.get_command(cli)
     for pod, container in our_containers(objects):
+        if container["name"] in ("trainer", "node"):
+            continue  # theirs is made for each attempt
         assert "command" not in container, "the image's entrypoint is the command"
         if "vllm" in container["image"]:
             continue
@@ -106,10 +109,11 @@ def test_every_probe_is_answered_by_a_route(objects: list[Object]) -> None:
     routes = {
         "api": {getattr(route, "path", "") for route in health.routes},
         "inference": {getattr(route, "path", "") for route in inference.routes},
+        "worker": {"/metrics"},
     }
     probed = 0
     for pod, container in our_containers(objects):
-        component = pod.labels["app.kubernetes.io/component"]
+        component = pod.labels.get("app.kubernetes.io/component")
         for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
             if kind not in container:
                 continue
@@ -117,15 +121,22 @@ def test_every_probe_is_answered_by_a_route(objects: list[Object]) -> None:
             assert probe["path"] in routes[component], (pod.name, kind)
             assert probe["port"] in {port["name"] for port in container["ports"]}
             probed += 1
-    assert probed == 6
+    found = our_containers(objects)
+    workers = len({pod.name for pod, one in found if one.get("args") == ["worker"]})
+    assert probed == 6 + 2 * workers
 
 
 def test_every_port_is_the_one_that_is_listened_on(objects: list[Object]) -> None:
-    settings = {"api": "LUTHIER_PORT", "inference": "LUTHIER_INFERENCE_PORT"}
+    settings = {
+        ("api", "http"): "LUTHIER_PORT",
+        ("api", "metrics"): "LUTHIER_METRICS_PORT",
+        ("worker", "metrics"): "LUTHIER_METRICS_PORT",
+        ("inference", "http"): "LUTHIER_INFERENCE_PORT",
+        ("inference", "metrics"): "LUTHIER_METRICS_PORT",
+    }
     for pod, container in our_containers(objects):
-        if container["name"] in settings:
-            (port,) = [one for one in container["ports"] if one["name"] == "http"]
-            listening = environment(objects, container)[settings[container["name"]]]
+        for port in container.get("ports", ()):
+            listening = environment(objects, container)[settings[container["name"], port["name"]]]
             assert port["containerPort"] == int(listening), pod.name
 
 
