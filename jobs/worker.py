@@ -224,16 +224,20 @@ def _stop_on_signals() -> threading.Event:
 def work_folder(root: Path) -> Iterator[tuple[str, Path]]:
     """A worker's name and its folder, and an end to the folders of workers that died.
 
-    A folder is alive while its owner holds the lock on the file in it.
+    A folder is alive while its owner holds the lock on the file in it. Workers that start together
+    look and make theirs one after another, or one would take another's new folder for a dead one.
     """
     root.mkdir(parents=True, exist_ok=True)
-    for folder in root.iterdir():
-        _remove_if_dead(folder)
     owner = f"{socket.gethostname()[:80]}-{os.getpid()}-{secrets.token_hex(4)}"
     mine = root / owner
-    mine.mkdir()
-    with (mine / "lock").open("w") as lock:
+    with root.with_suffix(".lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        for folder in root.iterdir():
+            _remove_if_dead(folder)
+        mine.mkdir()
+        lock = (mine / "lock").open("w")
         fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock:
         try:
             yield owner, mine
         finally:

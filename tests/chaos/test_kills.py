@@ -11,6 +11,7 @@ from jobs.queue import open_wakeups
 from jobs.settings import Settings
 from tests.chaos.conftest import Make
 from tests.chaos.house import LEASE_S, SWEEP_S, ChaosHouse, lost
+from tests.chaos.nursery import Worker
 from tests.chaos.trainer import Script
 from tests.record import Record
 
@@ -75,10 +76,14 @@ def test_workers_that_are_killed_at_random_lose_nothing(production: Make, record
     workers, kills = [house.nursery.start(house.settings) for _ in range(3)], 0
     try:
         while kills < KILLS:
-            time.sleep(dice.uniform(0.1, 0.6))
-            victim = workers.pop(dice.randrange(len(workers)))
+            time.sleep(dice.uniform(0, 0.25))
+            busy = [worker for worker in workers if owns(house, worker)]
+            if not busy:
+                continue
+            victim = dice.choice(busy)
             assert victim.alive, "a worker ended that nobody had killed"
             victim.kill()
+            workers.remove(victim)
             kills += 1
             workers.append(house.nursery.start(house.settings))
             if house.unended() < 3:
@@ -119,6 +124,14 @@ def check(house: ChaosHouse, ids: list[str], record: Record) -> None:
     redone = max(house.redone_steps(job_id) for job_id in ids)
     record("R1", f"steps redone, a checkpoint every {EVERY}", redone, at_most=EVERY)
     house.check()
+
+
+def owns(house: ChaosHouse, worker: Worker) -> bool:
+    """Whether it has an attempt in hand."""
+    return any(
+        attempt["ended_at"] is None and f"-{worker.pid}-" in attempt["owner"]
+        for attempt in house.attempts()
+    )
 
 
 def test_a_job_that_kills_whoever_runs_it_ends_and_holds_up_nobody(
