@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from engine.spec import ROWS_OF_METHOD, LoraPeft, RewardMethod, SftMethod, Spec
+from engine.frozen import Spec
+from engine.spec import ROWS_OF_METHOD, LoraPeft, RewardMethod, SftMethod
 from jobs.errors import SpecInvalid
 from jobs.model import JobSpec
 from jobs.planning import plan
