@@ -20,6 +20,8 @@ from cli.metrics import serve_metrics
 from cli.tracing import Continued, start_tracing
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
     from jobs.database import Database
     from jobs.settings import Settings
 
@@ -76,15 +78,9 @@ def worker(
     from jobs.settings import cores, quiet_threads
 
     quiet_threads(settings.train_threads or cores())
-    from prometheus_client import CollectorRegistry
-
-    from jobs.gpus import GpuCollector, open_gpus
     from jobs.worker import run
 
-    registry = CollectorRegistry()
-    registry.register(GpuCollector(open_gpus()))
-    serve_metrics(settings, registry, metrics_fd)
-    run(settings, registry=registry)
+    run(settings, registry=_worker_metrics(settings, metrics_fd))
 
 
 def inference(
@@ -179,6 +175,7 @@ def attempt(
     threads: Annotated[
         int | None, typer.Option("--threads", help="For training; 0: every core.")
     ] = None,
+    metrics_port: MetricsPort = None,
     data_dir: DataDir = None,
     # As torchrun and Kubeflow's Trainer tell the machines of a job about each other.
     node: Annotated[
@@ -195,14 +192,28 @@ def attempt(
 
     0 done, 10 failed for good, 11 queued again, 12 cancelled or paused, 13 not this attempt's turn.
     """
-    settings = _begin("attempt", False, train_threads=threads, data_dir=data_dir)
+    flags = {"train_threads": threads, "metrics_port": metrics_port}
+    settings = _begin("attempt", False, data_dir=data_dir, **flags)
     from jobs.settings import cores, quiet_threads
 
     quiet_threads(settings.train_threads or cores())
     from jobs.worker import run_attempt
 
+    registry = _worker_metrics(settings, None)
     master = f"{master_addr}:{master_port}" if master_addr else ""
-    raise typer.Exit(run_attempt(settings, job, number, node=node, master=master))
+    end = run_attempt(settings, job, number, node=node, master=master, registry=registry)
+    raise typer.Exit(end)
+
+
+def _worker_metrics(settings: "Settings", fd: int | None) -> "CollectorRegistry":
+    from prometheus_client import CollectorRegistry
+
+    from jobs.gpus import GpuCollector, open_gpus
+
+    registry = CollectorRegistry()
+    registry.register(GpuCollector(open_gpus()))
+    serve_metrics(settings, registry, fd)
+    return registry
 
 
 def migrate(

@@ -107,17 +107,20 @@ def run_attempt(
     node: int = 0,
     master: str = "",
     launcher: Launcher | None = None,
+    registry: CollectorRegistry | None = None,
 ) -> Exit:
     """Run one attempt of one job to its end, or this machine's share of it, and say how it ended.
 
     On SIGTERM the job is handed back, checkpointed.
     """
     stop = _stop_on_signals()
-    launcher = launcher or LocalLauncher()
+    launcher, registry = launcher or LocalLauncher(), registry or CollectorRegistry()
+    more: dict[str, Any] = {"draining": stop, "node": node, "master": master}
+    more["instruments"] = Instruments(registry, queue=settings.queue)
     store = open_store(settings)
     timing = {"heartbeat_s": settings.heartbeat_s, "lease_s": settings.lease_s}
     with work_folder(settings.data_dir / "work") as (owner, work_root):
-        shop = workshop(settings, store, launcher, draining=stop, node=node, master=master)
+        shop = workshop(settings, store, launcher, registry, **more)
         if node > 0:
             return follow(shop, job_id, number, work_root=work_root, **timing)
         ran = Runner(shop, owner=owner, work_root=work_root, **timing).run_attempt(job_id, number)
