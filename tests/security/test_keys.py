@@ -49,13 +49,12 @@ async def test_no_key_is_in_the_database_its_log_or_its_dump(
     at_rest = b"".join(path.read_bytes() for path in settings.data_dir.glob("luthier.db*"))
     pepper = (settings.data_dir / "pepper").read_text()
     for key in keys:
-        secret = key[8:]  # the first letters are in lists, to tell keys apart
-        assert secret not in dump
-        assert secret.encode() not in at_rest
         assert hash_key(key, pepper) in dump
+    secrets = [key[8:] for key in keys]  # the first letters are in lists, to tell keys apart
+    found = [secret for secret in secrets if secret in dump or secret.encode() in at_rest]
     assert pepper not in dump
     assert pepper.encode() not in at_rest
-    record("S3", "of 50 keys, found in the database's files", 0, exactly=0)
+    record("S3", "of 50 keys, found in the database's files", len(found), exactly=0)
 
 
 async def test_the_pepper_is_needed_and_for_its_owner_alone(
