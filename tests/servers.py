@@ -37,6 +37,10 @@ class ServerMissing(Exception):
     """A server cannot run here; the message says why."""
 
 
+class PackageMissing(ServerMissing):
+    """It comes as a package of the system's, which not every machine of CI can fetch."""
+
+
 class S3Server(NamedTuple):
     """How to reach an S3 server, and a bucket of it."""
 
@@ -151,7 +155,7 @@ def prometheus_program(name: str) -> Path:
     own = Path(__file__).resolve().parent.parent / ".prometheus" / "usr" / "bin" / name
     found = own if own.is_file() else shutil.which(name)
     if found is None:
-        raise ServerMissing(f"there is no `{name}`; run `make prometheus`")
+        raise PackageMissing(f"there is no `{name}`; run `make prometheus`")
     return Path(found)
 
 
