@@ -46,8 +46,8 @@ def main() -> None:
                 for figure in MEASURES[part](world, dtype, *given):
                     figures.append(figure)
                     print(line_of(figure), flush=True)
-    if not arguments.dry:
-        write(figures, arguments)
+                    if not arguments.dry:
+                        write(figures, arguments)  # each time: it is a long run
     missed = [f"{figure.what} ({figure.dtype})" for figure in figures if figure.holds is False]
     if missed:
         raise SystemExit("below the bar: " + "; ".join(missed))
