@@ -24,7 +24,7 @@ def test_an_owner_that_wakes_after_its_lease_writes_nothing_and_ends_itself(
     house = postgres_house()
     late, slowest = 0, 0.0
     for step in AT_STEP:
-        job_id = house.post(Script(steps=20, step_s=0.02))
+        job_id = house.post(Script(steps=40, step_s=0.05))
         with house.at_work() as (stale,):
             house.wait(job_id, lambda job, at=step: job.progress.step >= at)
             os.killpg(stale.pid, signal.SIGSTOP)
