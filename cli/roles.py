@@ -78,9 +78,11 @@ def worker(
     from jobs.settings import cores, quiet_threads
 
     quiet_threads(settings.train_threads or cores())
+    from prometheus_client import CollectorRegistry
+
     from jobs.worker import run
 
-    run(settings, registry=_worker_metrics(settings, metrics_fd))
+    run(settings, registry=_measured(settings, CollectorRegistry(), metrics_fd))
 
 
 def inference(
@@ -121,12 +123,10 @@ def _inference_app(settings: "Settings", base_model: str | None, metrics_fd: int
     from engine.bases import BaseCatalogue
     from engine.infer.metrics import Metrics
     from engine.infer.server import create_app
-    from jobs.gpus import GpuCollector, open_gpus
     from jobs.opening import open_objects
 
     metrics = Metrics()
-    metrics.registry.register(GpuCollector(open_gpus()))
-    serve_metrics(settings, metrics.registry, metrics_fd)
+    _measured(settings, metrics.registry, metrics_fd)
     base = BaseCatalogue(settings.base_models).find(
         base_model or next(iter(settings.base_models), ""), weights=True
     )
@@ -197,20 +197,22 @@ def attempt(
     from jobs.settings import cores, quiet_threads
 
     quiet_threads(settings.train_threads or cores())
+    from prometheus_client import CollectorRegistry
+
     from jobs.worker import run_attempt
 
-    registry = _worker_metrics(settings, None)
+    registry = _measured(settings, CollectorRegistry())
     master = f"{master_addr}:{master_port}" if master_addr else ""
     end = run_attempt(settings, job, number, node=node, master=master, registry=registry)
     raise typer.Exit(end)
 
 
-def _worker_metrics(settings: "Settings", fd: int | None) -> "CollectorRegistry":
-    from prometheus_client import CollectorRegistry
-
+def _measured(
+    settings: "Settings", registry: "CollectorRegistry", fd: int | None = None
+) -> "CollectorRegistry":
+    """The registry of a process that may use GPUs, answering scrapes."""
     from jobs.gpus import GpuCollector, open_gpus
 
-    registry = CollectorRegistry()
     registry.register(GpuCollector(open_gpus()))
     serve_metrics(settings, registry, fd)
     return registry
