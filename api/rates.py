@@ -71,14 +71,14 @@ class LocalRates:
 class RedisRates:
     """Counts in Redis; while that is away, in this process, so that a limit stays a limit."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
         # A few connections for all requests: a burst must not open one for each of its calls.
         pool = redis.asyncio.BlockingConnectionPool.from_url(
             url,
             max_connections=CONNECTIONS,
             timeout=BURST_S,
-            socket_timeout=TIMEOUT_S,
-            socket_connect_timeout=TIMEOUT_S,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
         )
         self._redis = redis.asyncio.Redis.from_pool(pool)
         self._take: Any = self._redis.register_script(TAKE)

@@ -3,6 +3,7 @@
 import random
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import psutil
@@ -17,6 +18,8 @@ from tests.record import Record
 
 TENANTS = 5
 MIB = 1 << 20
+REST_S = 1.0
+POOLED = 12  # of database and storage: a leak of one a job would be many times as many
 
 
 @dataclass
@@ -25,16 +28,25 @@ class Watch:
 
     workers: list[Worker]
     rss_mib: list[float] = field(default_factory=list)
-    descriptors: list[int] = field(default_factory=list)
+    descriptors: list[int] = field(default_factory=list)  # but of connections
+    connections: list[int] = field(default_factory=list)
 
-    def look(self) -> None:
-        rss, fds = 0, 0
+    def processes(self) -> Iterator[psutil.Process]:
         for worker in self.workers:
             owner = psutil.Process(worker.pid)
-            for process in (owner, *owner.children()):  # its fork server, not what that forks
-                rss, fds = rss + process.memory_info().rss, fds + process.num_fds()
-        self.rss_mib.append(rss / MIB)
-        self.descriptors.append(fds)
+            yield from (owner, *owner.children())  # its fork server, not what that forks
+
+    def look(self) -> None:
+        self.rss_mib.append(sum(p.memory_info().rss for p in self.processes()) / MIB)
+
+    def look_at_rest(self) -> None:
+        """While no job runs, as what a running one holds comes and goes with it. Connections to
+        the database and to storage stay open in pools, as many as were once needed at a time.
+        """
+        time.sleep(REST_S)
+        connections = sum(len(p.net_connections("tcp")) for p in self.processes())
+        self.connections.append(connections)
+        self.descriptors.append(sum(p.num_fds() for p in self.processes()) - connections)
 
     def zombies(self) -> int:
         """Of all that the workers started, those that nobody has waited for."""
@@ -44,11 +56,14 @@ class Watch:
             for child in psutil.Process(worker.pid).children(recursive=True)
         )
 
-    def grown(self, values: list[float] | list[int]) -> float:
+    def grown_mib(self) -> float:
         """From the second quarter, when all is warm, to the last."""
-        quarter = len(values) // 4
-        early = statistics.median(values[quarter : 2 * quarter])
-        return statistics.median(values[-quarter:]) - early
+        quarter = len(self.rss_mib) // 4
+        early = statistics.median(self.rss_mib[quarter : 2 * quarter])
+        return statistics.median(self.rss_mib[-quarter:]) - early
+
+    def grown_descriptors(self) -> int:
+        return self.descriptors[-1] - self.descriptors[0]
 
 
 def test_a_minute_of_jobs_leaves_workers_as_they_were(production: Make, record: Record) -> None:
@@ -73,6 +88,11 @@ def soak(production: Make, record: Record, *, seconds: float, jobs: int, what: s
     tenants += [house.store.tenants.create(f"tenant-{n}").id for n in range(1, TENANTS)]
     with house.at_work(2) as workers:
         watch = Watch(workers)
+        for tenant_id in tenants:  # until all is warm
+            house.tenant_id = tenant_id
+            house.post(Script(steps=5))
+        settle(house)
+        watch.look_at_rest()
         began, posted = time.monotonic(), 0
         while (gone := time.monotonic() - began) < seconds:
             while posted < jobs * min(1.0, gone / seconds):
@@ -83,11 +103,13 @@ def soak(production: Make, record: Record, *, seconds: float, jobs: int, what: s
             time.sleep(min(1.0, seconds / 40))
         settle(house)
         waited = lone_job(house, tenants)
-        time.sleep(1.0)
+        watch.look_at_rest()
         zombies = watch.zombies()
     record("R22", f"jobs that succeeded {what}", succeeded(house, tenants), at_least=posted)
-    record("R22", f"memory grown {what}", watch.grown(watch.rss_mib), "MiB", at_most=5)
-    record("R22", f"descriptors grown {what}", watch.grown(watch.descriptors), at_most=2)
+    record("R22", f"memory grown {what}", watch.grown_mib(), "MiB", at_most=5)
+    record("R22", f"descriptors grown {what}", watch.grown_descriptors(), at_most=2)
+    record("R22", f"connections of a worker {what}", watch.connections[-1] / 2,
+           at_most=POOLED)  # fmt: skip
     record("R22", f"zombies {what}", zombies, exactly=0)
     record("R23", f"slots that one job waits behind many {what}", waited, at_most=1)
     house.check()
