@@ -29,8 +29,8 @@ class Bank(Protocol):
 
     def add(
         self, name: str, inputs: torch.Tensor, output: torch.Tensor, bias: torch.Tensor | None
-    ) -> torch.Tensor | None:
-        """The layer's output [n, length, out] with each row's delta; None where nobody has one."""
+    ) -> torch.Tensor:
+        """The layer's output [n, length, out] with each row's delta; it may be in place."""
 
 
 class InFloat:
@@ -93,9 +93,9 @@ class LoraBank:
 
     def add(
         self, name: str, inputs: torch.Tensor, output: torch.Tensor, bias: torch.Tensor | None
-    ) -> torch.Tensor | None:
+    ) -> torch.Tensor:
         if name not in self._names:
-            return None
+            return output
         lora_a, lora_b = self._part(name)
         delta = torch.bmm(torch.bmm(self._in_float(inputs), lora_a), lora_b)
         if name in self._lengthened:

@@ -13,6 +13,7 @@ from engine.infer.bank import Bank, InFloat, LoraBank
 from engine.infer.compiled_bank import CompiledBank
 from engine.infer.dora import lengthen
 from engine.infer.lora import Layout, LoraWeights
+from engine.infer.packed_linear import Multiply, pack
 
 _NOBODY = LoraWeights({})
 
@@ -36,12 +37,14 @@ class LinearLayers:
             else:
                 continue
             self._layers[name] = module
-            module.register_forward_hook(self._hook(name))
         self.layout = Layout(
             {name: shape for name, shape in self.shapes.items() if self._layers[name] is not head}
         )
         self._in_float = InFloat()
         self.bank = _bank(self.layout, device, dtype)
+        self._packed = pack(model, self._layers)
+        for name, layer in self._layers.items():
+            layer.forward = self._forward(name, layer)
 
     def activate(self, lora: LoraWeights | None) -> None:
         """From now on all rows get this adapter's delta; None: nobody's."""
@@ -61,28 +64,36 @@ class LinearLayers:
 
     def weight_of(self, name: str) -> torch.Tensor:
         """The base's own weight of a linear layer [out, in]."""
-        layer = self._layers[name]
+        if name in self._packed:
+            return self._packed[name].weight()
+        layer: Any = self._layers[name]
         weight: torch.Tensor = layer.weight.detach()
         return weight.T if isinstance(layer, Conv1D) else weight
 
-    def _hook(self, name: str) -> Any:
-        # A hook and not a module in the layer's place: models that read `layer.weight` still can.
-        def add_delta(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: Any) -> Any:
+    def _forward(self, name: str, layer: nn.Module) -> Multiply:
+        """What the layer does from now on. It stays the module that it was."""
+        multiply: Multiply = layer.forward
+        if name in self._packed:
+            multiply = self._packed[name].multiply
+        bias: Any = layer.bias
+
+        def forward(inputs: torch.Tensor) -> torch.Tensor:
+            output = multiply(inputs)
             active = self._active
             if active is None:
-                return self.bank.add(name, inputs[0], output, getattr(layer, "bias", None))
+                return self.bank.add(name, inputs, output, bias)
             pair = active.pairs.get(name)
             if pair is None:
-                return None
+                return output
             lora_a, lora_b = pair
             gain = active.gains.get(name)
-            inner = functional.linear(self._in_float(inputs[0]), lora_a)
+            inner = functional.linear(self._in_float(inputs), lora_a)
             delta = functional.linear(inner, lora_b)
             if gain is None:
                 return output.add_(delta)
             return (lengthen(layer, output, gain) + delta).to(output.dtype)
 
-        return add_delta
+        return forward
 
 
 def _bank(layout: Layout, device: torch.device, dtype: torch.dtype) -> Bank:
