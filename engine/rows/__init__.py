@@ -4,6 +4,7 @@ from engine.rows.model import (
     Conversation,
     DatasetFormat,
     DatasetInvalid,
+    FunctionCall,
     Message,
     Preference,
     Problem,
@@ -12,13 +13,18 @@ from engine.rows.model import (
     Role,
     Row,
     RowType,
+    ToolCall,
+    Turn,
 )
+from engine.rows.rules import OPENAI, Rules
 from engine.rows.validator import Report, RowValidator, iter_rows
 
 __all__ = [
+    "OPENAI",
     "Conversation",
     "DatasetFormat",
     "DatasetInvalid",
+    "FunctionCall",
     "Message",
     "Preference",
     "Problem",
@@ -29,5 +35,8 @@ __all__ = [
     "Row",
     "RowType",
     "RowValidator",
+    "Rules",
+    "ToolCall",
+    "Turn",
     "iter_rows",
 ]
