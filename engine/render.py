@@ -67,16 +67,16 @@ class Renderer:
         self._raw_prefix = raw_prefix(contract, tokenizer)
 
     def prompt_text(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
     ) -> str:
         """The conversation so far, up to where the assistant is to speak.
 
         Raises RenderError when the template refuses it or leaves something of it out.
         """
-        return self._whole(messages, tools, datetime.now(), add_generation_prompt=True)
+        return self._whole(messages, tools or (), datetime.now(), add_generation_prompt=True)
 
     def prompt_ids(
-        self, prompt: Sequence[Message] | str, tools: Sequence[Mapping[str, Any]] = ()
+        self, prompt: Sequence[Message] | str, tools: Sequence[Mapping[str, Any]] | None = None
     ) -> list[int]:
         """Tokens of a conversation so far; or of raw text, with bos if the tokenizer wants one."""
         if isinstance(prompt, str):

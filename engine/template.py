@@ -111,7 +111,7 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool,
         now: datetime,
-        tools: Sequence[Mapping[str, Any]] = (),
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
         """`now` is what the template takes for the present; raises RenderError.
 
@@ -120,7 +120,7 @@ class ChatTemplate:
         try:
             return self._compiled.render(
                 messages=[message.shown() for message in messages],
-                tools=list(tools) or None,
+                tools=[dict(tool) for tool in tools] if tools else None,  # many ask `is not none`
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 strftime_now=now.strftime,

@@ -6,7 +6,7 @@ Many templates know only roles and texts. What such a one would drop in silence 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from engine.rows import Message, Turn
+from engine.rows import Message, RichMessage
 from engine.template import RenderError
 
 Tools = Sequence[Mapping[str, Any]]
@@ -35,11 +35,11 @@ def _without(
     """The conversation without each of the things that it has and a template may not know."""
     if tools:
         yield "definitions of tools", messages, ()
-    if any(isinstance(message, Turn) and message.tool_calls for message in messages):
+    if any(isinstance(message, RichMessage) and message.tool_calls for message in messages):
         yield "calls of tools", [_stripped(m, tool_calls=()) for m in messages], tools
-    if any(isinstance(message, Turn) and message.name is not None for message in messages):
+    if any(isinstance(message, RichMessage) and message.name is not None for message in messages):
         yield "names of speakers", [_stripped(m, name=None) for m in messages], tools
 
 
 def _stripped(message: Message, **changes: Any) -> Message:
-    return message.model_copy(update=changes) if isinstance(message, Turn) else message
+    return message.model_copy(update=changes) if isinstance(message, RichMessage) else message

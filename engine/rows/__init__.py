@@ -10,11 +10,11 @@ from engine.rows.model import (
     Problem,
     Prompt,
     Rating,
+    RichMessage,
     Role,
     Row,
     RowType,
     ToolCall,
-    Turn,
 )
 from engine.rows.rules import OPENAI, Rules
 from engine.rows.validator import Report, RowValidator, iter_rows
@@ -31,12 +31,12 @@ __all__ = [
     "Prompt",
     "Rating",
     "Report",
+    "RichMessage",
     "Role",
     "Row",
     "RowType",
     "RowValidator",
     "Rules",
     "ToolCall",
-    "Turn",
     "iter_rows",
 ]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from engine.rows.model import FunctionCall, Message, Role, ToolCall, Turn
+from engine.rows.model import FunctionCall, Message, RichMessage, Role, ToolCall
 from engine.rows.written import Fault, is_blank
 
 CHAT_ROLES: dict[str, Role] = {
@@ -82,7 +82,7 @@ def turn(place: int, messages: Sequence[ChatMessage]) -> Message:
     role = CHAT_ROLES[message.role]
     if message.name is None and not calls and answers is None:
         return Message(role=role, content=message.text)
-    return Turn(
+    return RichMessage(
         role=role,
         content=message.text,
         name=message.name,

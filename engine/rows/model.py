@@ -57,7 +57,7 @@ class ToolCall(Record):
         return named | {"type": "function", "function": function}
 
 
-class Turn(Message):
+class RichMessage(Message):
     """A message that says more: its speaker's name, calls of tools, or which call it answers."""
 
     name: str | None = None
