@@ -152,7 +152,7 @@ class WrittenReference(Tooled, Written):
         if self.messages[last].role == "assistant":
             said = "is assistant; the last message of a prompt must be from the user"
             found.append(Fault(f"messages[{last}].role", said))
-        if all(is_blank(message.text) for message in self.messages):
+        elif all(is_blank(message.text) for message in self.messages):
             found.append(Fault("messages", "are blank; write what the model is asked"))
         return found + infinite(self.__pydantic_extra__)
 
@@ -223,6 +223,8 @@ def wording(detail: ErrorDetails) -> str | None:
     place, kind = detail["loc"][-1], detail["type"]
     if kind == "extra_forbidden" and len(detail["loc"]) > 1:
         return "is an unknown field here; see OpenAI's format of fine-tuning files"
+    if kind == "literal_error" and place == "type" and "content" in detail["loc"]:
+        return "must be 'text': images, sounds and files are not learned here"
     if kind == "none_required":
         return "must be null or left out: only text and calls of functions are learned"
     if place in ("tools", "functions") and kind == "tuple_type":
