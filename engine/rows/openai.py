@@ -7,6 +7,7 @@ says `functions` and `function_call`, which came before `tools` and `tool_calls`
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -31,7 +32,7 @@ class Tooled(BaseModel):
         return json.dumps(self.tools or ())
 
     def tool_faults(self) -> list[Fault]:
-        return definition_faults("tools", self.tools or ())
+        return definition_faults("tools", self.tools) if self.tools else []
 
 
 class WrittenChat(Tooled, Written):
@@ -43,13 +44,17 @@ class WrittenChat(Tooled, Written):
     messages: Weighted
     functions: Definitions | None = None
 
+    @cached_property
+    def turns(self) -> tuple[Message, ...]:
+        return turns(self.messages)
+
     def __hash__(self) -> int:
         return hash(self.row())
 
     def row(self) -> Row:
         skipped = (i for i, message in enumerate(self.messages) if message.weight == 0)
         return Conversation(
-            messages=turns(self.messages), unlearned=tuple(skipped), tools_json=self.tools_json()
+            messages=self.turns, unlearned=tuple(skipped), tools_json=self.tools_json()
         )
 
     def tools_json(self) -> str:
@@ -58,11 +63,13 @@ class WrittenChat(Tooled, Written):
         return json.dumps([{"type": "function", "function": one} for one in self.functions])
 
     def spoken(self) -> Iterator[tuple[str, tuple[Message, ...]]]:
-        yield "messages", turns(self.messages)
+        yield "messages", self.turns
 
     def faults(self) -> list[Fault]:
         found = message_faults("messages", self.messages, self.parallel_tool_calls)
-        found += self.tool_faults() + function_faults(self.functions or ())
+        found += self.tool_faults()
+        if self.functions:
+            found += function_faults(self.functions)
         if self.tools is not None and self.functions is not None:
             found.append(Fault("functions", "is what `tools` were before; give one of the two"))
         answers = [m for m in self.messages if m.role == "assistant"]
@@ -135,15 +142,19 @@ class WrittenReference(Tooled, Written):
 
     messages: Chat
 
+    @cached_property
+    def turns(self) -> tuple[Message, ...]:
+        return turns(self.messages)
+
     def __hash__(self) -> int:
         return hash(self.row())
 
     def row(self) -> Row:
         item = json.dumps(self.__pydantic_extra__, sort_keys=True)
-        return Prompt(prompt=turns(self.messages), item_json=item, tools_json=self.tools_json())
+        return Prompt(prompt=self.turns, item_json=item, tools_json=self.tools_json())
 
     def spoken(self) -> Iterator[tuple[str, tuple[Message, ...]]]:
-        yield "messages", turns(self.messages)
+        yield "messages", self.turns
 
     def faults(self) -> list[Fault]:
         found = message_faults("messages", self.messages, self.parallel_tool_calls)

@@ -25,8 +25,10 @@ class Rules:
 
     def faults(self, written: Written) -> list[Fault]:
         """What is wrong with a row that is good by itself."""
+        if not (self.openai and written.learns):
+            return []
         said = roles_of(getattr(written, "messages", None))
-        if self.openai and written.learns and said and said[-1] != "assistant":
+        if said and said[-1] != "assistant":
             place = f"messages[{len(said) - 1}].role"
             return [Fault(place, f"is {said[-1]}; the last message must be from the assistant")]
         return []

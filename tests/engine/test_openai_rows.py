@@ -222,10 +222,10 @@ def test_a_preference_has_its_prompt_and_both_outputs(tmp_path: Path, renderer: 
 
 
 def test_a_prompt_keeps_what_graders_compare_with(tmp_path: Path, renderer: Renderer) -> None:
-    record = {"messages": [USER], "answer": "Paris", "of": {"country": "France"}, "tools": [TOOL]}
-    (row,) = rows_of(tmp_path, record)
+    item = {"answer": "Paris", "of": {"country": "France"}, "turns": 1, "row": 2, "faults": 3}
+    (row,) = rows_of(tmp_path, {"messages": [USER], "tools": [TOOL]} | item)
     assert isinstance(row, Prompt)
-    assert row.item == {"answer": "Paris", "of": {"country": "France"}}
+    assert row.item == item
     (asked,) = read_prompt(row, renderer, 4096).examples
     text = renderer.tokenizer.decode(asked.input_ids, skip_special_tokens=False)
     assert '"name": "find"' in text
