@@ -205,15 +205,16 @@ async def complete_upload(
 def _complete(services: Services, tenant_id: str, upload_id: str, body: CompleteBody) -> UploadView:
     uploads, digest = services.store.uploads, _digest(body)
     upload = uploads.get(tenant_id, upload_id)
-    if upload.completed_by == digest and upload.dataset_id is not None:
-        return shown(upload, services.store.datasets.get(tenant_id, upload.dataset_id))
-    uploads.open(tenant_id, upload_id)
-    _require_parts(upload, body.part_ids, uploads.parts(tenant_id, upload_id))
     try:
+        uploads.open(tenant_id, upload_id)
+        _require_parts(upload, body.part_ids, uploads.parts(tenant_id, upload_id))
         dataset = _assembled(services, upload, body, digest)
-    except ObjectNotFound:
-        uploads.open(tenant_id, upload_id)  # cancelled meanwhile?
-        raise
+    except (Conflict, Invalid, ObjectNotFound):
+        upload = uploads.get(tenant_id, upload_id)
+        if upload.completed_by != digest or upload.dataset_id is None:
+            uploads.open(tenant_id, upload_id)  # cancelled meanwhile?
+            raise
+        return shown(upload, services.store.datasets.get(tenant_id, upload.dataset_id))
     _forget_parts(services, tenant_id, upload_id)
     return shown(uploads.get(tenant_id, upload_id), dataset)
 
