@@ -33,6 +33,7 @@ from api.auth import Authentication
 from api.bodies import PATIENCE_S, BodyLimits
 from api.middleware import Edge
 from api.services import Services, lifespan, open_services
+from api.v1 import files, uploads
 from jobs.settings import Settings
 
 ROOMS = (
@@ -50,6 +51,8 @@ ROOMS = (
     score,
     graders,
     models,
+    files,
+    uploads,
     audit,
     health,
     docs,

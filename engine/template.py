@@ -106,13 +106,21 @@ class ChatTemplate:
             raise RenderError(f"the chat template is not valid Jinja: {error}") from None
 
     def render(
-        self, messages: Sequence[Message], *, add_generation_prompt: bool, now: datetime
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool,
+        now: datetime,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
-        """`now` is what the template takes for the present; raises RenderError."""
+        """`now` is what the template takes for the present; raises RenderError.
+
+        tools: definitions as OpenAI has them: {"type": "function", "function": {"name", ...}}.
+        """
         try:
             return self._compiled.render(
-                messages=[{"role": m.role, "content": m.content} for m in messages],
-                tools=None,
+                messages=[message.shown() for message in messages],
+                tools=[dict(tool) for tool in tools] if tools else None,  # many ask `is not none`
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 strftime_now=now.strftime,

@@ -1,7 +1,8 @@
 """A dataset's rows as examples, with what a client should know of those that were left out."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 from engine.examples import (
@@ -10,12 +11,13 @@ from engine.examples import (
     Example,
     Pair,
     Rated,
+    Read,
     read_conversation,
     read_preference,
     read_prompt,
     read_rating,
 )
-from engine.render import Renderer
+from engine.render import Renderer, RenderError
 from engine.rows import Conversation, Preference, Prompt, Rating, Row
 from engine.train.errors import TrainingFailed
 
@@ -56,8 +58,9 @@ def conversations(rows: Iterable[Row], renderer: Renderer, max_length: int) -> T
     """
     examples: list[Example] = []
     truncated = empty = 0
-    for row in _only(rows, Conversation):
-        read = read_conversation(row, renderer, max_length)
+    for read in _read(
+        rows, Conversation, partial(read_conversation, renderer=renderer, max_length=max_length)
+    ):
         truncated += read.truncated
         empty += read.left_out is not None
         examples += read.examples
@@ -74,8 +77,11 @@ def preferences(
     """
     pairs: list[Pair] = []
     truncated = empty = alike = 0
-    for row in _only(rows, Preference):
-        read = read_preference(row, renderer, max_length, whole=whole)
+    for read in _read(
+        rows,
+        Preference,
+        partial(read_preference, renderer=renderer, max_length=max_length, whole=whole),
+    ):
         truncated += read.truncated
         empty += read.left_out == "empty"
         alike += read.left_out == "alike"
@@ -89,8 +95,7 @@ def ratings(rows: Iterable[Row], renderer: Renderer, max_length: int) -> Tokeniz
     """Each rating as an answer up to its last trained token, with its label."""
     rated: list[Rated] = []
     truncated = empty = 0
-    for row in _only(rows, Rating):
-        read = read_rating(row, renderer, max_length)
+    for read in _read(rows, Rating, partial(read_rating, renderer=renderer, max_length=max_length)):
         truncated += read.truncated
         empty += read.left_out is not None
         rated += read.examples
@@ -101,8 +106,7 @@ def prompts(rows: Iterable[Row], renderer: Renderer, max_length: int) -> Tokeniz
     """Each prompt with its tokens, up to where the assistant is to speak; too long ones are out."""
     found: list[Asked] = []
     long = 0
-    for row in _only(rows, Prompt):
-        read = read_prompt(row, renderer, max_length)
+    for read in _read(rows, Prompt, partial(read_prompt, renderer=renderer, max_length=max_length)):
         long += read.left_out is not None
         found += read.examples
     text = f"{long} rows were left out: their prompt is longer than max_length={max_length} tokens."
@@ -112,12 +116,16 @@ def prompts(rows: Iterable[Row], renderer: Renderer, max_length: int) -> Tokeniz
 R = TypeVar("R", Conversation, Preference, Prompt, Rating)
 
 
-def _only(rows: Iterable[Row], kind: type[R]) -> Iterator[R]:
-    for row in rows:
+def _read(rows: Iterable[Row], kind: type[R], read: Callable[[R], Read[T]]) -> Iterator[Read[T]]:
+    """What each row comes to. Raises TrainingFailed, and RenderError with the row's number."""
+    for number, row in enumerate(rows, start=1):
         if not isinstance(row, kind):
             name = kind.__name__.lower()
             raise TrainingFailed("wrong_row_type", f"This method learns from {name} rows.")
-        yield row
+        try:
+            yield read(row)
+        except RenderError as error:
+            raise type(error)(f"Row {number}: {error}") from None
 
 
 def _checked(data: Tokenized[T], max_length: int) -> Tokenized[T]:

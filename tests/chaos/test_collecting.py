@@ -7,7 +7,7 @@ import pytest
 from jobs.collecting import DAY_S, Collected, Collecting
 from jobs.model import Status
 from jobs.tables import jobs
-from storage.keys import adapter_file, adapter_pointer, checkpoint_file, dataset_source
+from storage.keys import adapter_file, adapter_pointer, checkpoint_file, dataset_source, upload_part
 from tests.chaos.conftest import Make
 from tests.chaos.house import ChaosHouse, wait_until
 from tests.chaos.trainer import Script
@@ -33,13 +33,14 @@ def house(request: pytest.FixtureRequest) -> ChaosHouse:
 
 
 def leave_orphans(house: ChaosHouse, job_id: str) -> set[str]:
-    """What an upload, a publish and a checkpoint leave that are cut before their row."""
+    """What uploads, a publish and a checkpoint leave that are cut before their row."""
     ours = house.tenant_id
     left = {
         dataset_source(ours, f"ds_{HEX}"),
         adapter_file(ours, f"ad_{HEX}", "adapter_model.safetensors"),
         adapter_file(ours, f"ad_{HEX}", "manifest.json"),
         adapter_pointer(f"ad_{HEX}"),
+        upload_part(ours, f"up_{HEX}", f"pt_{HEX}"),
         checkpoint_file(ours, job_id, 7, 3, "state.json"),
         checkpoint_file(ours, f"job_{HEX}", 1, 3, "state.json"),
     }
@@ -60,7 +61,7 @@ def test_files_without_a_row_are_removed_and_all_others_stay(
 
     found = collecting(house).collect()
 
-    assert found.orphans == 5
+    assert found.orphans == 6
     record("R18", "orphans left after collecting", len(keys(house) & left), exactly=0)
     record("R18", "files lost to collecting", len(before - keys(house)), exactly=0)
     assert collecting(house).collect() == Collected(0, 0, 0)

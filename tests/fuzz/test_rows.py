@@ -27,10 +27,21 @@ values = st.recursive(
 FIELDS = [
     "messages", "prompt", "completion", "chosen", "rejected", "margin", "label", "item",
     "instruction", "input", "output", "role", "content",
+    "tools", "functions", "parallel_tool_calls", "preferred_output", "non_preferred_output",
 ]  # fmt: skip
+functions = st.fixed_dictionaries({"name": st.text(max_size=3) | values, "arguments": values})
+calls = st.lists(st.fixed_dictionaries({"function": functions | values}), max_size=2)
 turns = st.fixed_dictionaries(
-    {"role": st.sampled_from(["user", "assistant", "system", "tool", "x"]) | values},
-    optional={"content": st.text(max_size=12) | values, "extra": values},
+    {"role": st.sampled_from(["user", "assistant", "developer", "tool", "function", "x"]) | values},
+    optional={
+        "content": st.text(max_size=12) | values,
+        "extra": values,
+        "weight": st.integers(0, 2) | values,
+        "name": st.text(max_size=3),
+        "tool_calls": calls | values,
+        "tool_call_id": st.just("a"),
+        "function_call": functions | values,
+    },
 )
 nearly_rows = st.dictionaries(
     st.sampled_from(FIELDS), st.text(max_size=12) | st.lists(turns, max_size=3) | values, max_size=4

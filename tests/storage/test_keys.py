@@ -10,6 +10,7 @@ from storage import keys
 
 TENANT, DATASET, JOB, ADAPTER = ("tn_" + "a" * 24, "ds_" + "b" * 24, "job_" + "c" * 24,
                                  "ad_" + "d" * 24)  # fmt: skip
+UPLOAD, PART = "up_" + "e" * 24, "pt_" + "f" * 24
 
 
 def test_keys_say_whose_they_are_and_what_they_hold() -> None:
@@ -21,6 +22,7 @@ def test_keys_say_whose_they_are_and_what_they_hold() -> None:
     assert keys.adapter_file(TENANT, ADAPTER, "model-00001-of-00002.safetensors") == (
         f"tenants/{TENANT}/adapters/{ADAPTER}/model-00001-of-00002.safetensors"
     )
+    assert keys.upload_part(TENANT, UPLOAD, PART) == f"tenants/{TENANT}/uploads/{UPLOAD}/{PART}"
     assert keys.adapter_pointer(ADAPTER) == f"index/adapters/{ADAPTER}.json"
 
 
@@ -33,6 +35,7 @@ def test_checkpoints_sort_by_attempt_and_step() -> None:
 def test_every_key_says_what_it_belongs_to() -> None:
     of_dataset = keys.owned(keys.dataset_source(TENANT, DATASET))
     of_adapter = keys.owned(keys.adapter_file(TENANT, ADAPTER, "README.md"))
+    of_upload = keys.owned(keys.upload_part(TENANT, UPLOAD, PART))
     of_checkpoint = keys.owned(keys.checkpoint_file(TENANT, JOB, 2, 30, "state.bin"))
     of_pointer = keys.pointed(keys.adapter_pointer(ADAPTER))
 
@@ -40,6 +43,8 @@ def test_every_key_says_what_it_belongs_to() -> None:
     assert of_dataset == keys.Owned("dataset", TENANT, DATASET, prefix)
     prefix = keys.adapter_prefix(TENANT, ADAPTER)
     assert of_adapter == keys.Owned("adapter", TENANT, ADAPTER, prefix)
+    prefix = keys.upload_prefix(TENANT, UPLOAD)
+    assert of_upload == keys.Owned("upload", TENANT, UPLOAD, prefix)
     prefix = keys.checkpoint_prefix(TENANT, JOB, 2, 30)
     assert of_checkpoint == keys.Owned("checkpoint", TENANT, JOB, prefix, attempt=2, step=30)
     assert of_pointer == keys.Owned("pointer", "", ADAPTER, keys.adapter_pointer(ADAPTER))
@@ -54,6 +59,9 @@ def test_a_key_that_no_builder_makes_belongs_to_nothing(key: str) -> None:
 BUILDERS: list[Callable[[str], str]] = [
     lambda odd: keys.dataset_source(odd, DATASET),
     lambda odd: keys.dataset_source(TENANT, odd),
+    lambda odd: keys.upload_part(odd, UPLOAD, PART),
+    lambda odd: keys.upload_part(TENANT, odd, PART),
+    lambda odd: keys.upload_part(TENANT, UPLOAD, odd),
     lambda odd: keys.job_prefix(odd, JOB),
     lambda odd: keys.job_prefix(TENANT, odd),
     lambda odd: keys.checkpoint_prefix(TENANT, odd, 1, 1),
