@@ -282,7 +282,7 @@ def _of_validation(errors: Sequence[Any]) -> tuple[int, ErrorBody]:
     problems = [
         ProblemBody(
             field=field_path(error["loc"], error["type"]),
-            message=_plain(error),
+            message=plain(error),
             code=str(error["type"]),
         )
         for error in errors
@@ -306,7 +306,8 @@ _SHAPES = {
 _COUNTS = {"too_short": ("least", "min_length"), "too_long": ("most", "max_length")}
 
 
-def _plain(error: Any) -> str:
+def plain(error: Any) -> str:
+    """What is wrong with a field, in our words, of an error of pydantic's."""
     if error["type"] == "extra_forbidden":
         return "There is no such field; remove it or check its spelling."
     if error["type"] == "missing":

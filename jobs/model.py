@@ -67,8 +67,9 @@ def checked_id(kind: str, id: str) -> str:
 
 # No control characters: they break what shows a name, and PostgreSQL stores no NUL.
 JobName = Annotated[str, StringConstraints(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
-MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
-MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+_NO_NUL = r"^[^\x00]*$"  # PostgreSQL finds no text with one
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_NO_NUL)]
+MetadataValue = Annotated[str, StringConstraints(max_length=512, pattern=_NO_NUL)]
 
 
 class Weighted(Asked):
