@@ -38,6 +38,7 @@ from api.v1 import events as v1_events
 from api.v1 import graders as v1_graders
 from api.v1 import models as v1_models
 from api.v1 import tuning as v1_tuning
+from api.v1 import webhooks as v1_webhooks
 from jobs.settings import Settings
 
 ROOMS = (
@@ -61,6 +62,7 @@ ROOMS = (
     v1_checkpoints,
     v1_graders,
     v1_models,
+    v1_webhooks,
     health,
     docs,
 )

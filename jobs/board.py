@@ -22,6 +22,7 @@ from jobs.model import (
     Timings,
     Work,
 )
+from jobs.outbox import enqueue
 from jobs.pages import Page, newest_first
 from jobs.quotas import DEFAULTS, Quotas, require_room
 from jobs.submission import insert_job
@@ -238,6 +239,8 @@ def set_status(
         columns["finished_at"] = now()
     event = NewEvent(type="state", message=message, level=level, data={"status": goal})
     append_events(connection, job.id, job.attempt, [event], **columns)
+    if goal in TERMINAL:
+        enqueue(connection, job, goal)
     if goal in TERMINAL and job.pipeline_id is not None:
         turn = {"job_id": job.id, "pipeline_id": job.pipeline_id}
         connection.execute(pipeline_turns.insert().values(turn))
