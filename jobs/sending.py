@@ -34,8 +34,14 @@ URL_MAX = 2048
 Address = IPv4Address | IPv6Address
 Networks = Sequence[IPv4Network | IPv6Network]
 
-# Public by their numbers, and yet a cloud's own: Azure's metadata.
-NOT_PUBLIC = (ip_network("168.63.129.16/32"),)
+# Public by their numbers, or by older versions of Python, and yet not: Azure's and Oracle's
+# metadata, relays of 6to4, a NAT64 of one's own, IPv6's first private addresses.
+NOT_PUBLIC = tuple(
+    map(
+        ip_network,
+        ("168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24", "64:ff9b:1::/48", "fec0::/10"),
+    )
+)
 NAT64 = ip_network("64:ff9b::/96")
 
 
@@ -57,7 +63,8 @@ def post(url: str, body: bytes, headers: Mapping[str, str], networks: Networks) 
     networks: those that may be asked though they are not public, by http too.
     """
     check_url(url, networks)
-    backend = _Pinned(networks, plain=url.startswith("http:"), deadline=time.monotonic() + TRY_S)
+    plain = urlsplit(url).scheme == "http"
+    backend = _Pinned(networks, plain=plain, deadline=time.monotonic() + TRY_S)
     timeout = dict.fromkeys(("connect", "read", "write", "pool"), TRY_S)
     sent: dict[bytes | str, bytes | str] = {
         "content-type": "application/json",

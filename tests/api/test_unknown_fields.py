@@ -34,6 +34,25 @@ BODIES: dict[str, dict[str, Any]] = {
         "messages": [{"role": "user", "content": "hi"}],
         "completions": ["hello"],
     },
+    "/v1/fine_tuning/jobs": {
+        "model": "tiny",
+        "training_file": "ds_" + "0" * 24,
+        "method": {
+            "type": "supervised",
+            "supervised": {"hyperparameters": {"n_epochs": 1}, "max_length": 64},
+        },
+        "peft": {"type": "lora"},
+    },
+    "/v1/fine_tuning/alpha/graders/validate": {"grader": GRADER},
+    "/v1/fine_tuning/alpha/graders/run": {"grader": GRADER, "model_sample": "x"},
+    "/v1/webhook_endpoints": {
+        "name": "a",
+        "url": "https://example.com/",
+        "event_types": ["fine_tuning.job.failed"],
+    },
+    "/v1/webhook_endpoints/{id}": {"name": "a"},
+    "/v1/webhook_endpoints/{id}/rotate_secret": {},
+    "/v1/webhook_endpoints/{id}/test": {"event_type": "fine_tuning.job.failed"},
     "/graders/validate": {"grader": GRADER},
     "/graders/run": {"grader": GRADER, "model_sample": "x"},
 }
@@ -69,7 +88,8 @@ async def test_a_field_that_is_not_there_is_refused(
             continue
         place[field] = "x"
         try:
-            answer = await client.post(route, json=BODIES[route])
+            path_of = route.replace("{id}", "we_" + "0" * 24)
+            answer = await client.post(path_of, json=BODIES[route])
         finally:
             del place[field]
         error = answer.json()["error"]

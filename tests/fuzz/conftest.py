@@ -13,7 +13,8 @@ from api.services import Services, open_services
 from engine.spec import SftMethod
 from jobs.keys import SCOPES
 from jobs.model import Checkpoint, Dataset, JobError, JobSpec
-from jobs.tables import adapters, jobs
+from jobs.tables import adapters, jobs, webhook_endpoints
+from jobs.webhooks import EventType
 from storage.keys import dataset_source
 from storage.memory import MemoryStore
 from tests.api.conftest import base_folder  # noqa: F401  # a fixture
@@ -91,10 +92,13 @@ def _fill(services: Services, tenant_id: str, folder: Path) -> None:
     spec = JobSpec(base_model="tiny", dataset=dataset.id, method=SftMethod(max_length=64))
     made = store.jobs.submit(tenant_id, spec, base_revision="r").job
     adapter_id = publish_adapter(services, "ours", folder / "adapter")
+    ends: tuple[EventType, ...] = ("fine_tuning.job.cancelled",)
+    hook = store.webhooks.create(tenant_id, "hook", "https://127.0.0.1:9/", ends)
     with store.database.write() as connection:
         for table, old, new in (
             (jobs, made.id, f"job_{EXAMPLE}"),
             (adapters, adapter_id, f"ad_{EXAMPLE}"),
+            (webhook_endpoints, hook.id, f"we_{EXAMPLE}"),
         ):
             connection.execute(table.update().where(table.c.id == old).values(id=new))
     assert store.leases.claim("worker", "default") is not None
