@@ -66,11 +66,11 @@ def post(url: str, body: bytes, headers: Mapping[str, str], networks: Networks) 
     plain = urlsplit(url).scheme == "http"
     backend = _Pinned(networks, plain=plain, deadline=time.monotonic() + TRY_S)
     timeout = dict.fromkeys(("connect", "read", "write", "pool"), TRY_S)
-    sent: dict[bytes | str, bytes | str] = {
-        "content-type": "application/json",
-        "user-agent": "Luthier/0.1.0",
-        **headers,
-    }
+    sent: list[tuple[bytes | str, bytes | str]] = [
+        ("content-type", "application/json"),
+        ("user-agent", "Luthier/0.1.0"),
+        *headers.items(),
+    ]
     try:
         with (
             httpcore.ConnectionPool(network_backend=backend, ssl_context=_trusted()) as pool,

@@ -1,10 +1,11 @@
 """A service to be fuzzed, on a real server, with one of everything in it."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -21,6 +22,7 @@ from tests.api.conftest import base_folder  # noqa: F401  # a fixture
 from tests.api.inference import Inference
 from tests.api.making import publish_adapter, unhurried
 from tests.api.serving import serve
+from tests.network import NetworkUsed
 
 # The ids in the document's examples, so that what they name is there.
 EXAMPLE = "0123456789abcdef01234567"
@@ -34,7 +36,21 @@ class Fuzzed(NamedTuple):
 
 
 @pytest.fixture
-def fuzzed(tmp_path: Path, base_folder: Path) -> Iterator[Fuzzed]:  # noqa: F811
+def no_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing outside has an address: webhooks are made up here, and tried."""
+    look_up = socket.getaddrinfo
+
+    def of_here_alone(host: Any, *rest: Any, **options: Any) -> Any:
+        try:
+            return look_up(host, *rest, **options)
+        except NetworkUsed:
+            raise socket.gaierror(socket.EAI_NONAME, "no names here") from None
+
+    monkeypatch.setattr(socket, "getaddrinfo", of_here_alone)
+
+
+@pytest.fixture
+def fuzzed(tmp_path: Path, base_folder: Path, no_names: None) -> Iterator[Fuzzed]:  # noqa: F811
     inference = Inference()
     inference.models = [{"id": "luthier-tiny", "parent": None}]
     with serve(inference.app) as inference_port:
