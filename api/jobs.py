@@ -12,7 +12,7 @@ from api.auth import TenantId
 from api.bodies import StrictRoute
 from api.calls import in_thread, read
 from api.completions import bases_served
-from api.envelope import ListOf, Wire, refusals
+from api.envelope import ListOf, Wire, absent, refusals
 from api.idempotency import IdempotencyKey, by_key, once
 from api.paging import After, JobId, Limit, known
 from api.rendering import warnings_of
@@ -56,6 +56,7 @@ class JobView(Wire):
     dataset: str | None
     mixture: tuple[Weighted, ...] | None
     replay: Replay | None
+    validation: str | None = Field(None, exclude_if=absent)
     method: Method | MergeMethod
     peft: Peft
     init: str | None

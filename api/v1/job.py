@@ -66,7 +66,7 @@ def view(job: Job) -> FineTuningJob:
         model=spec.init or spec.base_model,
         fine_tuned_model=job.adapter_id,
         training_file=first,
-        validation_file=None,
+        validation_file=spec.validation,
         trained_tokens=_trained_tokens(job, spec),
         seed=spec.seed,
         hyperparameters=numbers_of(spec.method, spec.resources),

@@ -34,13 +34,10 @@ NAMES = {
     "base_model": "model",
     "init": "model",
     "dataset": "training_file",
+    "validation": "validation_file",
     "name": "suffix",
 }
 NO_WANDB = "This service sends nothing to others: leave `integrations` out, and read the events."
-NO_VALIDATION = (
-    "A validation file of its own is not taken: leave `validation_file` out, and hold out a share "
-    "of the training file with `validation_split` in the method's block."
-)
 
 SMALL_JOB = {
     "model": "luthier-tiny",
@@ -126,13 +123,12 @@ async def create_job(
 
 def _spec_of(services: Services, tenant_id: str, body: TuningBody) -> JobSpec:
     """The job as POST /jobs takes it. Raises SpecInvalid, and NotFound for a tuned model."""
-    if body.validation_file:
-        raise SpecInvalid([SpecProblem("validation_file", "unsupported", NO_VALIDATION)])
     if body.integrations:
         raise SpecInvalid([SpecProblem("integrations", "unsupported", NO_WANDB)])
     asked: dict[str, Any] = {
         "base_model": body.model,
         "dataset": body.training_file,
+        "validation": body.validation_file or None,
         "method": _method(body),
         "seed": body.seed or 0,
         "name": body.suffix,

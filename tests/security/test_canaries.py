@@ -105,6 +105,21 @@ def requests_of(operation: Operation, ids: dict[str, str]) -> Iterator[dict[str,
         ],
         "POST /graders/validate": [{"grader": check}, {"grader": judge | {"range": TEXT}}],
     }
+    supervised = {"type": "supervised", "supervised": {"max_length": 64}}
+    tuning = {"model": "tiny", "training_file": ids["datasets"], "method": supervised}
+    hook = {"name": TEXT, "url": "https://1.2.3.4/", "event_types": ["fine_tuning.job.failed"]}
+    bodies |= {
+        "POST /v1/fine_tuning/jobs": [
+            tuning | {"suffix": TEXT, "metadata": {"note": TEXT}},
+            tuning | {"seed": TEXT},
+            tuning | {"method": {"type": "supervised", "supervised": {"max_length": TEXT}}},
+            tuning | {"hyperparameters": {"n_epochs": TEXT}},
+        ],
+        "POST /v1/fine_tuning/alpha/graders/run": bodies["POST /graders/run"],
+        "POST /v1/fine_tuning/alpha/graders/validate": bodies["POST /graders/validate"],
+        "POST /v1/webhook_endpoints": [hook, hook | {"url": TEXT}, hook | {"event_types": [TEXT]}],
+        "POST /v1/webhook_endpoints/{id}": [{"name": TEXT}, {"url": f"ftp://{TEXT}"}],
+    }
     for body in bodies.get(str(operation), ()):
         yield {"json": body}
     if str(operation) in bodies:
@@ -141,9 +156,9 @@ async def go_through(
 ) -> list[httpx.Response]:
     answers = []
     for operation in operations:
-        id = ids.get(operation.path.split("/")[1], "")
+        id = ids.get(operation.path.removeprefix("/v1").split("/")[1], "")
         path = operation.path.replace("{id}", id).replace("{checkpoint_id}", "ck_" + "0" * 24)
-        if operation.method == "DELETE":
+        if operation.method == "DELETE" and id:
             path = path.replace(id, id[:-1] + ("0" if id[-1] != "0" else "1"))  # another one
         for request in requests_of(operation, ids):
             with suppress(AnswerBroken):  # it had begun: the server cuts the connection
@@ -157,10 +172,14 @@ async def ids(
 ) -> dict[str, str]:
     job = (await caller.post("/jobs", json=spec_for(dataset))).json()
     pipeline = (await caller.post("/pipelines", json={"stages": {"a": spec_for(dataset)}})).json()
+    to = {"name": "a", "url": "https://1.2.3.4/", "event_types": ["fine_tuning.job.failed"]}
+    hook = (await caller.post("/v1/webhook_endpoints", json=to)).json()
     return {
         "datasets": dataset["id"],
         "jobs": job["id"],
         "pipelines": pipeline["id"],
+        "fine_tuning": job["id"],
+        "webhook_endpoints": hook["id"],
         "adapters": publish_adapter(services, "ours", tmp_path / "adapter"),
     }
 

@@ -29,12 +29,12 @@ def ended(sdk: openai.OpenAI, job_id: str) -> Any:
 def test_a_job_is_trained_and_its_end_arrives_signed(serve: Serve) -> None:  # noqa: F811
     client: httpx.Client = serve(webhook_networks=json.dumps(["127.0.0.0/8"]))
     key = client.headers["authorization"].removeprefix("Bearer ")
-    file = upload(client, conversations(40))["id"]
+    file = upload(client, conversations(32))["id"]
+    looked_at = upload(client, conversations(40)[32:])["id"]
     method: Any = {
         "type": "supervised",
         "supervised": {
             "hyperparameters": {"n_epochs": 2, "batch_size": 8, "learning_rate_multiplier": 2},
-            "validation_split": 0.2,
         },
     }
     with (
@@ -45,6 +45,7 @@ def test_a_job_is_trained_and_its_end_arrives_signed(serve: Serve) -> None:  # n
         made = sdk.fine_tuning.jobs.create(
             model="tiny",
             training_file=file,
+            validation_file=looked_at,
             method=method,
             extra_body={"peft": {"type": "lora", "r": 4}, "checkpoint_every": 4},
         )

@@ -210,6 +210,50 @@ def test_every_method_is_taken_in_openai_s_words_or_ours(
     assert {name: shown["hyperparameters"][name] for name in told} == told
 
 
+def test_a_validation_file_is_looked_at_and_goes_with_no_other_way_to_hold_rows_out(
+    live: Service, sdk: openai.OpenAI
+) -> None:
+    file, looked_at = live.upload(), live.upload({"prompt": "a", "completion": "b"})
+    jobs = sdk.fine_tuning.jobs
+    job = jobs.create(
+        model="tiny", training_file=file, validation_file=looked_at, method=supervised()
+    )
+    assert (job.training_file, job.validation_file) == (file, looked_at)
+    assert live.http.get(f"/jobs/{job.id}").json()["validation"] == looked_at
+    in_use = live.http.delete(f"/datasets/{looked_at}").json()["error"]
+    assert in_use["code"] == "in_use"
+
+    split: Any = supervised()
+    split["supervised"]["validation_split"] = 0.1
+    for changes, code in (
+        ({"validation_file": file}, "same_dataset"),
+        ({"validation_file": live.upload(PAIR)}, "wrong_row_type"),
+        ({"validation_file": looked_at, "method": split}, "validation_unsupported"),
+    ):
+        asked: Any = {"model": "tiny", "training_file": file, "method": supervised()} | changes
+        error = refusal(lambda asked=asked: jobs.create(**asked))  # type: ignore[misc]
+        assert (error.status_code, error.param, error.code) == (422, "validation_file", code)
+    with pytest.raises(openai.NotFoundError):
+        jobs.create(
+            model="tiny",
+            training_file=file,
+            validation_file="ds_" + "0" * 24,
+            method=supervised(),
+        )
+
+
+def test_an_estimate_says_how_many_rows_are_only_looked_at(live: Service) -> None:
+    file, looked_at = live.upload(), live.upload({"prompt": "a", "completion": "b"}, rows=7)
+    body = {"base_model": "tiny", "dataset": file, "validation": looked_at}
+    method = {"type": "sft", "max_length": 64}
+    found = live.http.post("/jobs/estimate", json=body | {"method": method}).json()
+    assert (found["trained_rows"], found["held_out_rows"], found["validation"]) == (
+        60,
+        7,
+        looked_at,
+    )
+
+
 def test_the_deprecated_hyperparameters_are_those_of_a_supervised_job(
     live: Service, sdk: openai.OpenAI
 ) -> None:
