@@ -25,6 +25,7 @@ from storage.objects import ObjectStore
 # The inference server may think for long, but it says hello at once.
 INFERENCE_TIMEOUT = httpx.Timeout(600.0, connect=2.0, pool=5.0)
 SLOW_AT_ONCE = 2  # calls that keep a core busy for seconds
+OUTSIDE_AT_ONCE = 4  # calls that wait for a client's own server
 INFERENCE_LIMITS = httpx.Limits(max_connections=512, max_keepalive_connections=64)
 
 
@@ -39,6 +40,7 @@ class Services:
     rates: Rates = field(default_factory=LocalRates)
     instruments: Instruments = field(default_factory=Instruments)
     slow: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SLOW_AT_ONCE))
+    outside: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(OUTSIDE_AT_ONCE))
 
     async def close(self) -> None:
         await self.http.aclose()

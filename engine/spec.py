@@ -98,13 +98,6 @@ class Offline(Training):
     eval_steps: int | None = Field(None, ge=1, le=10_000_000)
     early_stopping_patience: int | None = Field(None, ge=1, le=1000)
 
-    @model_validator(mode="after")
-    def _has_rows_to_look_at(self) -> Self:
-        for name in ("eval_steps", "early_stopping_patience"):
-            if getattr(self, name) and not self.validation_split:
-                raise ValueError(f"{name} needs a validation_split above 0 to look at")
-        return self
-
 
 class Online(Training):
     """A method that learns from answers of its own, each of them scored by a reward.

@@ -36,7 +36,7 @@ FIELDS = {
 }
 NO_EVALS = (
     "Here the held-out rows of a reinforcement job are looked at before and after training, not in "
-    'between: leave it out or give "auto", and hold rows out with `validation_split`.'
+    'between: leave it out or give "auto", and name a `validation_file`.'
 )
 NO_EFFORT = (
     "The base models of this server do not know levels of reasoning effort: leave it out, and "
@@ -101,9 +101,8 @@ def ours(type: str, block: Mapping[str, Any], place: str) -> dict[str, Any]:
     return method
 
 
-def bounded(method: Mapping[str, Any], peft: Any, context: int) -> dict[str, int]:
-    """What OpenAI's clients do not say of lengths, in tokens: as long as the base reads."""
-    room = context - getattr(peft, "num_virtual_tokens", 0)
+def bounded(method: Mapping[str, Any], room: int) -> dict[str, int]:
+    """What OpenAI's clients do not say of lengths, in tokens: as long as there is room."""
     if method["type"] not in ONLINE:
         return {"max_length": min(room, LONGEST)} if "max_length" not in method else {}
     halves = dict.fromkeys(("max_length", "max_completion_length"), min(room // 2, LONGEST_HALF))

@@ -134,11 +134,13 @@ def _spec_of(services: Services, tenant_id: str, body: TuningBody) -> JobSpec:
         "name": body.suffix,
         "metadata": body.metadata or {},
     }
+    virtual = getattr(body.peft, "num_virtual_tokens", 0)
     if body.model.startswith(ADAPTER_PREFIX):
         adapter = services.store.adapters.get(tenant_id, known("adapter", body.model))
         asked |= {"base_model": adapter.base_model, "init": adapter.id}
+        virtual = adapter.manifest["peft"].get("num_virtual_tokens", 0)
     if body.method is None or body.method.type in OPEN_BY_DEFAULT:
-        asked["method"] |= _lengths(services, asked, body.peft)
+        asked["method"] |= _lengths(services, asked, virtual)
     for name in ("peft", "replay", "checkpoint_every", "resources"):
         if (value := getattr(body, name)) is not None:
             asked[name] = value
@@ -148,13 +150,13 @@ def _spec_of(services: Services, tenant_id: str, body: TuningBody) -> JobSpec:
         raise SpecInvalid([*_renamed(body, problems_of(error))]) from None
 
 
-def _lengths(services: Services, asked: dict[str, Any], peft: Peft | None) -> dict[str, int]:
+def _lengths(services: Services, asked: dict[str, Any], virtual: int) -> dict[str, int]:
     """The lengths that were left open, by what the base reads; none where it cannot be used."""
     try:
         context = context_length(services.bases.find(asked["base_model"]).path)
     except (BaseNotAllowed, BaseUnusable):
         return {}
-    return bounded(asked["method"], peft, context) if context else {}
+    return bounded(asked["method"], context - virtual) if context else {}
 
 
 def _method(body: TuningBody) -> dict[str, Any]:

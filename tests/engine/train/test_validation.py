@@ -64,6 +64,13 @@ def test_it_is_looked_at_before_and_after_and_changes_nothing(
     assert bytes_of(watched) == bytes_of(plain)
 
 
+def test_it_is_looked_at_as_often_as_asked(base: Path, tmp_path: Path) -> None:
+    looked_at = portion(tmp_path, rows_for("sft", 4))
+    method = SftMethod(max_steps=4, eval_steps=2, **SMALL)
+    _, reports = train(base, tmp_path / "run", method, LoraPeft(r=4), validation=looked_at)
+    assert [step for step, _ in reports.evaluations] == [0, 2, 4]
+
+
 def test_what_it_says_is_not_learned(base: Path, tmp_path: Path) -> None:
     rows = rows_for("reward", 8)
     swapped = [row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]

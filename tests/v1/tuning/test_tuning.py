@@ -7,6 +7,7 @@ from typing import Any
 import openai
 import pytest
 
+from jobs.tables import idempotency_keys
 from tests.v1.tuning.service import PAIR, QUESTION, Service
 
 # Which rows a method learns from.
@@ -358,8 +359,6 @@ def test_the_same_body_again_is_the_same_job_until_it_has_ended(
 
 
 def test_after_its_window_the_same_body_is_a_new_job(live: Service, sdk: openai.OpenAI) -> None:
-    from jobs.tables import idempotency_keys
-
     file = live.upload()
 
     def create() -> str:

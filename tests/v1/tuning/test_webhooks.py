@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from jobs.tables import webhook_deliveries
 from tests.api.making import unhurried
 from tests.api.serving import wait_until
 from tests.bases import make_hollow_base
+from tests.contract.test_jobs_store import dataset_of, spec_of, tenant_of
 from tests.v1.tuning.receiver import Got, Receiver, receiving, with_status
 from tests.v1.tuning.service import Service
 from tests.workers import REPO
@@ -206,8 +208,6 @@ class Couriers:
 
     def start(self, retry_s: float = 60.0) -> None:
         observe: Callable[[Outcome], None] = self.outcomes.append
-        from ipaddress import ip_network
-
         courier = Courier(
             self.store.outbox,
             networks=(ip_network(LOOPBACK),),
@@ -242,8 +242,6 @@ def couriers(store: Store) -> Iterator[Couriers]:
 
 def end_a_job(store: Store, url: str) -> str:
     """A tenant's job that has been cancelled, and the endpoint's secret."""
-    from tests.contract.test_jobs_store import dataset_of, spec_of, tenant_of
-
     tenant_id = tenant_of(store)
     endpoint = store.webhooks.create(tenant_id, "mine", url, tuple(ENDS))
     job = store.jobs.submit(tenant_id, spec_of(dataset_of(store, tenant_id)), base_revision="r").job
@@ -284,6 +282,7 @@ def test_what_never_arrives_is_given_up_in_time_and_noted(
 
 KILLED = """
 import sys
+import threading
 from ipaddress import ip_network
 from jobs.courier import Courier
 from jobs.store import Store
@@ -293,7 +292,7 @@ courier = Courier(
     networks=(ip_network("127.0.0.0/8"),), retry_s=60, observe=print, poll_s=0.02,
 )
 courier.start()
-courier._thread.join()
+threading.Event().wait()
 """
 
 
