@@ -16,7 +16,6 @@ from api.paging import known
 from api.services import FromServices, Services
 from engine.bases import BaseCatalogue, BaseUnusable, context_length
 from jobs.errors import NotFound
-from jobs.inputs import ADAPTER_PREFIX
 from jobs.model import Adapter
 
 router = APIRouter(prefix="/v1/models", tags=["openai"], route_class=StrictRoute)
@@ -61,7 +60,7 @@ async def delete_model(id: ModelId, tenant_id: TenantId, services: FromServices)
     if id in services.bases.names:
         text = f"{id} is a base model, which only the operator can take away."
         raise Invalid(text, param="model")
-    await in_thread(adapters.delete, services, tenant_id, _adapter_id(id))
+    await in_thread(_delete, services, tenant_id, id)
     return Deleted(id=id, object="model")
 
 
@@ -80,14 +79,19 @@ def _all(services: Services, tenant_id: str) -> Iterator[Model]:
 def _find(services: Services, tenant_id: str, id: str) -> Model:
     if id in services.bases.names:
         return _base(services.bases, id)
-    return _tuned(services.bases, services.store.adapters.get(tenant_id, _adapter_id(id)))
+    return _tuned(services.bases, _adapter(services, tenant_id, id))
 
 
-def _adapter_id(id: str) -> str:
-    """Raises NotFound for what can be no adapter's id."""
-    if not id.startswith(ADAPTER_PREFIX):
-        raise NotFound("model", id)
-    return known("model", id)
+def _delete(services: Services, tenant_id: str, id: str) -> None:
+    adapters.delete(services, tenant_id, _adapter(services, tenant_id, id).id)
+
+
+def _adapter(services: Services, tenant_id: str, id: str) -> Adapter:
+    """Raises NotFound, in the same words for whatever is no model of this tenant's."""
+    try:
+        return services.store.adapters.get(tenant_id, known("model", id))
+    except NotFound:
+        raise NotFound("model", id) from None
 
 
 def _base(bases: BaseCatalogue, name: str) -> Model:
