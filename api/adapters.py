@@ -80,11 +80,11 @@ async def delete_adapter(id: AdapterId, tenant_id: TenantId, services: FromServi
 
     Refused while a job that has not ended starts from it.
     """
-    await in_thread(_delete, services, tenant_id, id)
+    await in_thread(delete, services, tenant_id, id)
     return Deleted(id=id, object="adapter")
 
 
-def _delete(services: Services, tenant_id: str, adapter_id: str) -> None:
+def delete(services: Services, tenant_id: str, adapter_id: str) -> None:
     """The row decides; bytes that cannot be removed now are only a waste of space."""
     services.store.adapters.delete(tenant_id, adapter_id)
     try:

@@ -34,6 +34,12 @@ from api.bodies import PATIENCE_S, BodyLimits
 from api.middleware import Edge
 from api.services import Services, lifespan, open_services
 from api.v1 import files, uploads
+from api.v1 import checkpoints as v1_checkpoints
+from api.v1 import events as v1_events
+from api.v1 import graders as v1_graders
+from api.v1 import models as v1_models
+from api.v1 import tuning as v1_tuning
+from api.v1 import webhooks as v1_webhooks
 from jobs.settings import Settings
 
 ROOMS = (
@@ -54,6 +60,12 @@ ROOMS = (
     files,
     uploads,
     audit,
+    v1_tuning,
+    v1_events,
+    v1_checkpoints,
+    v1_graders,
+    v1_models,
+    v1_webhooks,
     health,
     docs,
 )

@@ -92,7 +92,7 @@ async def admit(request: Request) -> None:
 
     Raises Forbidden and TooManyRequests.
     """
-    route = f"{request.method} {request.scope['route'].path}"
+    route = f"{request.method} {request.scope['route'].path_format}"
     needed = SCOPES.get(route)
     if needed == "none":
         return

@@ -13,6 +13,7 @@ ApiError
 ├── CannotGenerate         an adapter that scores, asked for text
 ├── CannotScore            an adapter that generates, asked for scores
 ├── NothingScores          a generator that has no scores
+├── WebhookFailed          a webhook's endpoint that a test event did not reach
 ├── GeneratorUnavailable   the inference server does not answer
 ├── GeneratorFailed        it answered with something that is no answer
 └── GeneratorRefused       it refused, with a status and an envelope of its own
@@ -103,6 +104,10 @@ class NothingScores(ApiError):
     pass
 
 
+class WebhookFailed(ApiError):
+    pass
+
+
 class GeneratorUnavailable(ApiError):
     pass
 
@@ -141,6 +146,7 @@ TABLE: dict[type[Exception], Row] = {
     CannotGenerate: Row(422, "adapter_cannot_generate"),
     CannotScore: Row(422, "adapter_cannot_score"),
     NothingScores: Row(422, "generator_cannot_score"),
+    WebhookFailed: Row(422, "webhook_failed"),
     GeneratorUnavailable: Row(503, "generator_unavailable"),
     GeneratorFailed: Row(502, "generator_failed"),
     GeneratorRefused: Row(422, "generator_refused"),
@@ -282,7 +288,7 @@ def _of_validation(errors: Sequence[Any]) -> tuple[int, ErrorBody]:
     problems = [
         ProblemBody(
             field=field_path(error["loc"], error["type"]),
-            message=_plain(error),
+            message=plain(error),
             code=str(error["type"]),
         )
         for error in errors
@@ -306,7 +312,8 @@ _SHAPES = {
 _COUNTS = {"too_short": ("least", "min_length"), "too_long": ("most", "max_length")}
 
 
-def _plain(error: Any) -> str:
+def plain(error: Any) -> str:
+    """What is wrong with a field, in our words, of an error of pydantic's."""
     if error["type"] == "extra_forbidden":
         return "There is no such field; remove it or check its spelling."
     if error["type"] == "missing":

@@ -4,12 +4,13 @@ from contextlib import ExitStack
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Body
+from pydantic import Field
 
 from api.auth import TenantId
 from api.bodies import StrictRoute
 from api.calls import in_thread
 from api.copies import dataset_copy
-from api.envelope import refusals
+from api.envelope import absent, refusals
 from api.jobs import SMALL_JOB, served_to_judges
 from api.paging import known
 from api.rendering import renderer_of
@@ -33,6 +34,7 @@ class EstimateView(Estimate):
     dataset: str | None
     mixture: tuple[Weighted, ...] | None
     replay: Replay | None
+    validation: str | None = Field(None, exclude_if=absent)
     method: Method
     peft: Peft
 
@@ -95,6 +97,7 @@ def _estimate(
         dataset=job.dataset,
         mixture=job.mixture,
         replay=job.replay,
+        validation=job.validation,
         method=job.method,
         peft=job.peft,
         **figures,

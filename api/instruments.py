@@ -29,6 +29,16 @@ class Instruments:
             "Requests whose answer has not ended, event streams among them.",
             registry=self.registry,
         )
+        self._webhooks = Counter(
+            "luthier_webhook_tries",
+            "Tries to deliver a webhook by outcome, and webhooks that were given up.",
+            ("outcome",),
+            registry=self.registry,
+        )
+
+    def webhook(self, outcome: str) -> None:
+        """What became of one try, or that the last one was made."""
+        self._webhooks.labels(outcome).inc()
 
     @contextmanager
     def open(self) -> Iterator[None]:

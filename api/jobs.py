@@ -1,19 +1,19 @@
 """Jobs over HTTP: submit, look, ask for a change. What happens inside one is in events.py."""
 
-import hashlib
-import json
 from collections.abc import Iterable
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import structlog
-from fastapi import APIRouter, Body, Header, Query
+from fastapi import APIRouter, Body, Query
 from pydantic import Field
 
 from api.auth import TenantId
 from api.bodies import StrictRoute
 from api.calls import in_thread, read
 from api.completions import bases_served
-from api.envelope import ListOf, Wire, refusals
+from api.envelope import ListOf, Wire, absent, refusals
+from api.idempotency import IdempotencyKey, by_key, once
 from api.paging import After, JobId, Limit, known
 from api.rendering import warnings_of
 from api.services import FromServices, Services
@@ -31,17 +31,6 @@ from jobs.serving import serving_warnings
 
 log = structlog.get_logger()
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
-
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        min_length=1,
-        max_length=255,
-        pattern=r"^[\x21-\x7e]+$",
-        description="The same key and body again give the same job and the same answer.",
-    ),
-]
-
 
 SMALL_JOB = {
     "base_model": "luthier-tiny",
@@ -67,6 +56,7 @@ class JobView(Wire):
     dataset: str | None
     mixture: tuple[Weighted, ...] | None
     replay: Replay | None
+    validation: str | None = Field(None, exclude_if=absent)
     method: Method | MergeMethod
     peft: Peft
     init: str | None
@@ -124,8 +114,8 @@ async def submit(
     for adapter_id in inputs_of(spec).values():
         known("adapter", adapter_id)
     served = await served_to_judges(services, [spec])
-    job = await in_thread(_submit, services, tenant_id, spec, idempotency_key, served)
-    return view(job)
+    idempotency = by_key(idempotency_key, meaning(spec))
+    return view(await in_thread(submit_spec, services, tenant_id, spec, idempotency, served))
 
 
 async def served_to_judges(services: Services, specs: Iterable[JobSpec]) -> frozenset[str] | None:
@@ -135,30 +125,32 @@ async def served_to_judges(services: Services, specs: Iterable[JobSpec]) -> froz
     return await bases_served(services.http)
 
 
-def _submit(
+def submit_spec(
     services: Services,
     tenant_id: str,
     spec: JobSpec,
-    key: str | None,
+    idempotency: Idempotency | None,
     served: frozenset[str] | None,
 ) -> Job:
-    settings, board = services.settings, services.store.jobs
-    idempotency = Idempotency(key, body_hash(spec)) if key else None
-    if idempotency and (first := board.answered(tenant_id, idempotency)):
-        return first
-    admitted = admit(
-        services.store,
-        services.bases,
-        tenant_id,
-        spec,
-        max_lora_rank=settings.max_lora_rank,
-        qlora=settings.can_quantize,
-        served=served,
-        vllm_rank=settings.vllm_rank,
-        placement=settings.placement,
-    )
-    warnings = warnings_of(admitted.base) + serving_warnings(admitted.spec, settings.vllm_rank)
-    return queued(services, tenant_id, admitted.spec, admitted.base, idempotency, warnings=warnings)
+    """The job of a spec, once. Raises SpecInvalid with every reason against it, and NotFound."""
+
+    def make(idempotency: Idempotency | None) -> Job:
+        settings = services.settings
+        admitted = admit(
+            services.store,
+            services.bases,
+            tenant_id,
+            spec,
+            max_lora_rank=settings.max_lora_rank,
+            qlora=settings.can_quantize,
+            served=served,
+            vllm_rank=settings.vllm_rank,
+            placement=settings.placement,
+        )
+        told = warnings_of(admitted.base) + serving_warnings(admitted.spec, settings.vllm_rank)
+        return queued(services, tenant_id, admitted.spec, admitted.base, idempotency, warnings=told)
+
+    return once(idempotency, partial(services.store.jobs.answered, tenant_id), make)
 
 
 def queued(
@@ -188,21 +180,12 @@ def queued(
     return submitted.job
 
 
-def body_hash(spec: JobSpec) -> str:
-    """Equal for bodies that mean the same, whatever their spelling."""
-    return hash_of(meaning(spec))
-
-
 def meaning(spec: JobSpec) -> dict[str, Any]:
     """A job as JSON. What it leaves of `peft` to the adapter that it goes on with is left out."""
     whole = spec.model_dump(mode="json")
     if spec.init is not None:
         whole["peft"] = spec.model_dump(mode="json", exclude_unset=True).get("peft")
     return whole
-
-
-def hash_of(meant: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(meant, sort_keys=True).encode()).hexdigest()
 
 
 @router.get("", responses=refusals(404))
@@ -242,6 +225,11 @@ async def pause_job(id: JobId, tenant_id: TenantId, services: FromServices) -> J
 @router.post("/{id}/resume", responses=refusals(404, 409))
 async def resume_job(id: JobId, tenant_id: TenantId, services: FromServices) -> JobView:
     """Queue a paused job again; it goes on from its last checkpoint."""
-    job = await in_thread(services.store.jobs.resume, tenant_id, id)
-    await in_thread(services.wakeups.wake, services.settings.queue)
-    return view(job)
+    return view(await in_thread(resume, services, tenant_id, id))
+
+
+def resume(services: Services, tenant_id: str, job_id: str) -> Job:
+    """Queue a paused job again, and wake a worker for it. Raises NotFound and Conflict."""
+    job = services.store.jobs.resume(tenant_id, job_id)
+    services.wakeups.wake(services.settings.queue)
+    return job

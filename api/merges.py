@@ -1,5 +1,6 @@
 """Merges over HTTP: adapters of one base made into one adapter, or into a model of their own."""
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Body
@@ -9,6 +10,7 @@ from api.auth import TenantId
 from api.bodies import StrictRoute
 from api.calls import in_thread
 from api.envelope import refusals
+from api.idempotency import IdempotencyKey, by_key, once
 from api.paging import known
 from api.services import FromServices, Services
 from jobs.idempotency import Idempotency
@@ -31,7 +33,7 @@ async def merge(
     request: Annotated[MergeRequest, Body(examples=[TWO_ADAPTERS])],
     tenant_id: TenantId,
     services: FromServices,
-    idempotency_key: jobs.IdempotencyKey = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> jobs.JobView:
     """Queue a job that merges adapters; its `adapter_id` is the result once it has succeeded.
 
@@ -40,16 +42,16 @@ async def merge(
     """
     for adapter in request.adapters:
         known("adapter", adapter.id)
-    job = await in_thread(_submit, services, tenant_id, request, idempotency_key)
-    return jobs.view(job)
+    idempotency = by_key(idempotency_key, {"merge": request.model_dump(mode="json")})
+    answered = partial(services.store.jobs.answered, tenant_id)
+    make = partial(_make, services, tenant_id, request)
+    return jobs.view(await in_thread(once, idempotency, answered, make))
 
 
-def _submit(services: Services, tenant_id: str, request: MergeRequest, key: str | None) -> Job:
-    settings, board = services.settings, services.store.jobs
-    meant = {"merge": request.model_dump(mode="json")}
-    idempotency = Idempotency(key, jobs.hash_of(meant)) if key else None
-    if idempotency and (first := board.answered(tenant_id, idempotency)):
-        return first
+def _make(
+    services: Services, tenant_id: str, request: MergeRequest, idempotency: Idempotency | None
+) -> Job:
+    settings = services.settings
     admitted = admit_merge(
         services.store,
         services.bases,

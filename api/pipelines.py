@@ -1,5 +1,6 @@
 """Pipelines over HTTP: several jobs at once, which start from each other's results."""
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import structlog
@@ -9,7 +10,8 @@ from api.auth import TenantId
 from api.bodies import StrictRoute
 from api.calls import in_thread, read
 from api.envelope import ListOf, Wire, refusals
-from api.jobs import SMALL_JOB, IdempotencyKey, hash_of, meaning, served_to_judges
+from api.idempotency import IdempotencyKey, by_key, once
+from api.jobs import SMALL_JOB, meaning, served_to_judges
 from api.paging import After, Limit, PipelineId
 from api.services import FromServices, Services
 from jobs.idempotency import Idempotency
@@ -89,20 +91,20 @@ async def submit(
     It is checked whole before any of it starts. A stage is queued when all it needs has succeeded.
     """
     served = await served_to_judges(services, spec.stages.values())
-    return view(await in_thread(_submit, services, tenant_id, spec, idempotency_key, served))
+    answered = partial(services.store.pipelines.answered, tenant_id)
+    make = partial(_make, services, tenant_id, spec, served)
+    idempotency = by_key(idempotency_key, _meaning(spec))
+    return view(await in_thread(once, idempotency, answered, make))
 
 
-def _submit(
+def _make(
     services: Services,
     tenant_id: str,
     spec: PipelineSpec,
-    key: str | None,
     served: frozenset[str] | None,
+    idempotency: Idempotency | None,
 ) -> Pipeline:
     settings, pipelines = services.settings, services.store.pipelines
-    idempotency = Idempotency(key, hash_of(_meaning(spec))) if key else None
-    if idempotency and (first := pipelines.answered(tenant_id, idempotency)):
-        return first
     stages = plan(
         services.store,
         services.bases,

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated
 
+import anyio.to_thread
 import httpx
 from fastapi import Depends, FastAPI, Request
 
@@ -13,6 +14,7 @@ from api.instruments import Instruments
 from api.rates import LocalRates, Rates, open_rates
 from engine.bases import BaseCatalogue
 from jobs.census import Census
+from jobs.courier import Courier
 from jobs.opening import open_objects, open_store
 from jobs.origin import here
 from jobs.queue import WakeUps, open_wakeups
@@ -23,6 +25,7 @@ from storage.objects import ObjectStore
 # The inference server may think for long, but it says hello at once.
 INFERENCE_TIMEOUT = httpx.Timeout(600.0, connect=2.0, pool=5.0)
 SLOW_AT_ONCE = 2  # calls that keep a core busy for seconds
+OUTSIDE_AT_ONCE = 4  # calls that wait for a client's own server
 INFERENCE_LIMITS = httpx.Limits(max_connections=512, max_keepalive_connections=64)
 
 
@@ -37,6 +40,7 @@ class Services:
     rates: Rates = field(default_factory=LocalRates)
     instruments: Instruments = field(default_factory=Instruments)
     slow: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SLOW_AT_ONCE))
+    outside: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(OUTSIDE_AT_ONCE))
 
     async def close(self) -> None:
         await self.http.aclose()
@@ -88,11 +92,20 @@ def _headers(settings: Settings) -> dict[str, str]:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Close what was opened when the application stops."""
+    """Bring webhooks while the application runs; close what was opened when it stops."""
+    services: Services = app.state.services
+    courier = Courier(
+        services.store.outbox,
+        networks=services.settings.webhook_networks,
+        retry_s=services.settings.webhook_retry_s,
+        observe=services.instruments.webhook,
+    )
+    courier.start()
     try:
         yield
     finally:
-        await app.state.services.close()
+        await anyio.to_thread.run_sync(courier.close)
+        await services.close()
 
 
 async def services_of(request: Request) -> Services:

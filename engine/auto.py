@@ -35,6 +35,7 @@ PROMPT_RATE, PREFIX_RATE, PROJECTED_RATE = 0.1, 0.03, 1e-3
 # Methods that hold the policy near to where it started take smaller steps.
 SHARE_OF_SFT = {"sft": 1.0, "reward": 0.5, "orpo": 0.5, "dpo": 0.25, "kto": 0.25}
 SHARE_ONLINE = 0.25
+MOST_RATE = 1.0
 
 TOKENS_A_BATCH = 8192
 BYTES_A_TOKEN = 3.5
@@ -79,7 +80,10 @@ def _packed(method: Method, facts: Facts) -> Facts:
 
 
 def learning_rate(method: Method, peft: Peft, facts: Facts) -> float:
-    """By the kind of PEFT, the base's width where its own weights are moved, and the method."""
+    """By the kind of PEFT, the base's width where its own weights are moved, and the method.
+
+    Times the multiplier that the client gave.
+    """
     match peft:
         case PromptTuningPeft():
             rate = PROMPT_RATE
@@ -88,7 +92,8 @@ def learning_rate(method: Method, peft: Peft, facts: Facts) -> float:
         case LowRank() | FullPeft():
             rate = FULL_RATE * (LORA_TIMES if isinstance(peft, LowRank) else 1)
             rate *= (WIDTH / facts.hidden_size) ** WIDTH_POWER
-    return float(f"{rate * SHARE_OF_SFT.get(method.type, SHARE_ONLINE):.2g}")
+    rate = float(f"{rate * SHARE_OF_SFT.get(method.type, SHARE_ONLINE):.2g}")
+    return min(MOST_RATE, rate * method.learning_rate_multiplier)
 
 
 def batch_size(method: Method, peft: Peft, facts: Facts) -> int:

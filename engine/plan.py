@@ -70,6 +70,7 @@ class TrainPlan(Spec):
     training starts from, `reward_from` that of the reward adapter that scores what the policy says.
     `grader_models` has what the grader asks, by the names it has there. The generator's URL may
     have a password in it: it is for no log.
+    `validation` has rows that are only looked at.
     """
 
     base_name: str
@@ -92,13 +93,15 @@ class TrainPlan(Spec):
     judge_patience_s: float = 120.0
     mixture: tuple[Portion, ...] = ()
     replay: Portion | None = None
+    validation: Portion | None = None
     spread: Spread = Spread()
 
     @property
     def row_paths(self) -> tuple[Path, ...]:
         """Where the rows of each of the job's datasets are, in the order of its spec."""
         main = tuple(part.path for part in self.mixture) or (self.dataset_path,)
-        return main if self.replay is None else (*main, self.replay.path)
+        beside = [portion.path for portion in (self.replay, self.validation) if portion]
+        return (*main, *beside)
 
 
 class Probe(Spec):

@@ -45,6 +45,7 @@ class Training(Asked):
     `validation_split` is the share of the rows that is held out, drawn by the job's seed, and
     looked at when training ends. `auto` names the fields that were given as "auto"; until the job
     is admitted they hold their defaults, and from then on the numbers that were found for them.
+    `learning_rate_multiplier` is a factor on the learning rate that "auto" finds.
     """
 
     model_config = ConfigDict(json_schema_extra=_takes_auto)
@@ -53,6 +54,9 @@ class Training(Asked):
     num_train_epochs: float = Field(3.0, gt=0, le=1000)
     max_steps: int | None = Field(None, ge=1, le=10_000_000)
     learning_rate: float = Field(2e-4, gt=0, le=1)
+    learning_rate_multiplier: float = Field(
+        1.0, gt=0, le=100, exclude_if=lambda factor: factor == 1
+    )
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
     per_device_batch_size: int = Field(8, ge=1, le=4096)
@@ -77,6 +81,12 @@ class Training(Asked):
         before = listed if isinstance(listed, list | tuple) else ()
         return kept | {AUTO: (*before, *(name for name in named if name not in before))}
 
+    @model_validator(mode="after")
+    def _multiplies_what_is_open(self) -> Self:
+        if self.learning_rate_multiplier != 1 and "learning_rate" not in self.auto:
+            raise ValueError('learning_rate_multiplier goes with learning_rate "auto" alone')
+        return self
+
 
 class Offline(Training):
     """A method that learns from answers that are in its rows.
@@ -87,13 +97,6 @@ class Offline(Training):
 
     eval_steps: int | None = Field(None, ge=1, le=10_000_000)
     early_stopping_patience: int | None = Field(None, ge=1, le=1000)
-
-    @model_validator(mode="after")
-    def _has_rows_to_look_at(self) -> Self:
-        for name in ("eval_steps", "early_stopping_patience"):
-            if getattr(self, name) and not self.validation_split:
-                raise ValueError(f"{name} needs a validation_split above 0 to look at")
-        return self
 
 
 class Online(Training):

@@ -127,6 +127,7 @@ def check(
             job = settled
     problems += _of_rows(job, datasets)
     problems += mixture_problems(job, datasets)
+    problems += _of_evaluations(job)
     problems += of_combination(job)
     problems += of_grader(job)
     problems += _of_rank(job, max_lora_rank)
@@ -164,6 +165,18 @@ def _of_rows(spec: JobSpec, datasets: Mapping[str, Dataset]) -> Iterator[SpecPro
                 "nothing_to_hold_out",
                 f"Dataset {dataset.id}: `method.validation_split` of {dataset.rows} rows leaves no "
                 "row on one side; change it, or bring more rows.",
+            )
+
+
+def _of_evaluations(spec: JobSpec) -> Iterator[SpecProblem]:
+    for name in ("eval_steps", "early_stopping_patience"):
+        looks = getattr(spec.method, name, None) is not None
+        if looks and not spec.method.validation_split and spec.validation is None:
+            yield SpecProblem(
+                f"method.{name}",
+                "nothing_to_look_at",
+                f"`method.{name}` needs rows to look at: a `method.validation_split` above 0, or a "
+                "dataset for `validation`.",
             )
 
 

@@ -234,6 +234,7 @@ class Attempt:
             for field, dataset in self._claim.datasets.items()
         ]
         first = next(iter(self._claim.datasets.values()))
+        validation = portions.pop() if spec.validation is not None else None
         replay = portions.pop() if spec.replay is not None else None
         inputs = inputs_of(spec)
         return TrainPlan(
@@ -244,6 +245,7 @@ class Attempt:
             row_type=first.row_type,
             mixture=tuple(portions) if spec.mixture else (),
             replay=replay,
+            validation=validation,
             method=spec.method,
             peft=spec.peft,
             seed=spec.seed,

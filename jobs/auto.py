@@ -8,7 +8,7 @@ from engine.auto import Facts, resolve
 from engine.bases import BaseModel
 from engine.epochs import replayed
 from jobs.errors import SpecProblem
-from jobs.mixture import REPLAY
+from jobs.mixture import REPLAY, VALIDATION
 from jobs.model import Dataset, JobSpec
 
 
@@ -22,7 +22,7 @@ def settle(
         field = spec.method.auto[0]
         text = f"The config.json of {base.name} does not say its sizes; give `{field}` a number."
         return SpecProblem(f"method.{field}", "auto_unavailable", text)
-    main = [dataset for field, dataset in datasets.items() if field != REPLAY]
+    main = [dataset for field, dataset in datasets.items() if field not in (REPLAY, VALIDATION)]
     rows = sum(dataset.rows for dataset in main)
     size_bytes = sum(dataset.size_bytes for dataset in main)
     if spec.replay is not None:

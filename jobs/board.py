@@ -1,7 +1,7 @@
 """The clients' side of the jobs table: submit, look, ask for a change."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from jobs.audit import note
 from jobs.database import Database
 from jobs.errors import Conflict, NotFound
-from jobs.events import append_events, list_events, list_metrics
+from jobs.events import append_events, list_events, list_latest, list_metrics
 from jobs.idempotency import Idempotency, find_answer, remember_answer
 from jobs.model import (
     TERMINAL,
@@ -22,6 +22,7 @@ from jobs.model import (
     Timings,
     Work,
 )
+from jobs.outbox import enqueue
 from jobs.pages import Page, newest_first
 from jobs.quotas import DEFAULTS, Quotas, require_room
 from jobs.submission import insert_job
@@ -79,7 +80,7 @@ class Board:
         except sa.exc.IntegrityError:
             # Somebody with the same key committed first: theirs is the job.
             assert idempotency is not None, "only the idempotency key is unique here"
-            found = self.answered(tenant_id, idempotency)
+            found = self.answered(tenant_id, replace(idempotency, window_s=None))
             assert found is not None, "the row that we collided with is committed"
             return Submitted(found, replayed=True)
 
@@ -104,6 +105,24 @@ class Board:
         where = jobs.c.tenant_id == tenant_id
         if status is not None:
             where = sa.and_(where, jobs.c.status == status)
+        with self._db.read() as connection:
+            return newest_first(connection, jobs, where, after=after, limit=limit, record=to_job)
+
+    def trainings(
+        self,
+        tenant_id: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        after: str | None = None,
+        limit: int = 20,
+    ) -> Page:
+        """The jobs that train, newest first: without merges.
+
+        `metadata`: only those that have all of these pairs; empty: only those that have none.
+        """
+        where = sa.and_(jobs.c.tenant_id == tenant_id, jobs.c.dataset_id.is_not(None))
+        if metadata is not None:
+            where = sa.and_(where, *_labelled(self._db.dialect, metadata))
         with self._db.read() as connection:
             return newest_first(connection, jobs, where, after=after, limit=limit, record=to_job)
 
@@ -150,6 +169,14 @@ class Board:
         with self._db.read() as connection:
             find_job(connection, tenant_id, job_id)
             return list_events(connection, job_id, after=after, limit=limit)
+
+    def latest_events(
+        self, tenant_id: str, job_id: str, *, before: int | None = None, limit: int = 20
+    ) -> tuple[list[Event], bool]:
+        """Events numbered below `before`, newest first, and whether more follow."""
+        with self._db.read() as connection:
+            find_job(connection, tenant_id, job_id)
+            return list_latest(connection, job_id, before=before, limit=limit)
 
     def metrics(self, tenant_id: str, job_id: str) -> list[Event]:
         with self._db.read() as connection:
@@ -212,9 +239,28 @@ def set_status(
         columns["finished_at"] = now()
     event = NewEvent(type="state", message=message, level=level, data={"status": goal})
     append_events(connection, job.id, job.attempt, [event], **columns)
+    if goal in TERMINAL:
+        enqueue(connection, job, goal)
     if goal in TERMINAL and job.pipeline_id is not None:
         turn = {"job_id": job.id, "pipeline_id": job.pipeline_id}
         connection.execute(pipeline_turns.insert().values(turn))
+
+
+def _labelled(dialect: str, metadata: Mapping[str, str]) -> list[sa.ColumnElement[bool]]:
+    """That a job's metadata has these pairs; of none at all, that it has none."""
+    spec = jobs.c.spec
+    each = (
+        sa.func.json_each(spec, "$.metadata")
+        if dialect == "sqlite"
+        else sa.func.json_each_text(spec["metadata"])
+    ).table_valued("key", "value")
+    pairs = sa.select(sa.literal(1)).select_from(each).correlate(jobs)
+    if not metadata:
+        return [sa.not_(sa.exists(pairs))]
+    return [
+        sa.exists(pairs.where(each.c.key == key, each.c.value == value))
+        for key, value in metadata.items()
+    ]
 
 
 def to_job(row: sa.RowMapping) -> Job:

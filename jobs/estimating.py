@@ -18,7 +18,7 @@ from engine.render import Renderer
 from engine.rows import iter_rows
 from engine.spec import GrpoMethod, Method, Peft
 from jobs.inputs import REWARD, grader_of, inputs_of, model_field
-from jobs.mixture import DATASET, REPLAY, share_of
+from jobs.mixture import DATASET, REPLAY, VALIDATION, share_of
 from jobs.model import Dataset, JobSpec
 from jobs.sources import source_of
 from jobs.store import Store
@@ -50,14 +50,16 @@ def estimate_job(
         reward_peft=_reward_peft(store, tenant_id, spec),
         continues=spec.init is not None,
     )
-    return forecast_all(
+    found = forecast_all(
         asked,
         shape_of(base),
-        _sources(spec, rows),
+        _sources(spec, [source for source in rows if source[0] != VALIDATION]),
         renderer,
         Worker(device, threads, store.throughputs.earlier(queue, spec)),
         warnings=prompt_warnings(renderer.contract),
     )
+    looked_at = [dataset.rows for field, dataset, _ in rows if field == VALIDATION]
+    return found.model_copy(update={"held_out_rows": looked_at[0]}) if looked_at else found
 
 
 def _shared(spec: JobSpec) -> Method:

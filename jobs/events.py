@@ -58,6 +58,17 @@ def list_events(
     return [Event.model_validate(dict(row)) for row in rows[:limit]], len(rows) > limit
 
 
+def list_latest(
+    connection: sa.Connection, job_id: str, *, before: int | None, limit: int
+) -> tuple[list[Event], bool]:
+    """Events with a number below `before`, newest first, and whether more follow."""
+    query = sa.select(events).where(events.c.job_id == job_id)
+    if before is not None:
+        query = query.where(events.c.seq < before)
+    rows = connection.execute(query.order_by(events.c.seq.desc()).limit(limit + 1)).mappings().all()
+    return [Event.model_validate(dict(row)) for row in rows[:limit]], len(rows) > limit
+
+
 def list_metrics(connection: sa.Connection, job_id: str) -> list[Event]:
     """The metrics of every step, oldest first; of a step that ran twice, the latest attempt's."""
     query = sa.select(events).where(events.c.job_id == job_id, events.c.type == "metrics")

@@ -67,8 +67,9 @@ def checked_id(kind: str, id: str) -> str:
 
 # No control characters: they break what shows a name, and PostgreSQL stores no NUL.
 JobName = Annotated[str, StringConstraints(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
-MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
-MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+_NO_NUL = r"^[^\x00]*$"  # PostgreSQL finds no text with one
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_NO_NUL)]
+MetadataValue = Annotated[str, StringConstraints(max_length=512, pattern=_NO_NUL)]
 
 
 class Weighted(Asked):
@@ -98,15 +99,19 @@ class JobSpec(Asked):
     """What a client asks for: which base learns what from which rows, and how.
 
     The rows are those of one `dataset`, or of the datasets of a `mixture`; `replay` adds some of an
-    earlier task. `init` is the adapter that training goes on with; `peft`, left out, is then that
-    adapter's. A reward job takes one that generates, with a new head, or a reward model, with its
-    head.
+    earlier task. `validation` is a dataset that is looked at and never learned from, in place of
+    rows that are held out of the others. `init` is the adapter that training goes on with; `peft`,
+    left out, is then that adapter's. A reward job takes one that generates, with a new head, or a
+    reward model, with its head.
     """
 
     base_model: str = Field(min_length=1, max_length=256)
     mixture: tuple[Weighted, ...] | None = Field(None, max_length=64)
     dataset: str | None = Field(None, min_length=1, max_length=64, validate_default=True)
     replay: Replay | None = None
+    validation: str | None = Field(
+        None, min_length=1, max_length=64, exclude_if=lambda dataset: dataset is None
+    )
     method: Method
     peft: Peft = Field(default_factory=LoraPeft)
     init: str | None = Field(None, min_length=1, max_length=64)

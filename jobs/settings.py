@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import (
     AliasChoices,
     Field,
+    IPvAnyNetwork,
     SecretStr,
     StringConstraints,
     field_validator,
@@ -80,6 +81,12 @@ class Settings(BaseSettings):
     generations_per_minute: int = Field(600, ge=0)
     unverified_per_minute: int = Field(
         60, ge=0, description="requests without a valid key, by address; above it they get a 429"
+    )
+    webhook_networks: tuple[IPvAnyNetwork, ...] = Field(
+        (), description="that webhooks may go to though they are not public, by http too"
+    )
+    webhook_retry_s: float = Field(
+        72 * 3600.0, gt=0, description="how long a webhook that does not arrive is tried"
     )
     public_docs: bool = Field(True, description="/docs and /openapi.json without a key")
 
@@ -253,7 +260,8 @@ def as_environment(settings: Settings) -> dict[str, str]:
         if isinstance(value, SecretStr):
             value = value.get_secret_value()
         if value is not None:
-            text = json.dumps(value) if isinstance(value, dict) else str(value)
+            whole = isinstance(value, dict | tuple)
+            text = json.dumps(value, default=str) if whole else str(value)
             here[f"LUTHIER_{name.upper()}"] = text
     return here
 

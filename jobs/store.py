@@ -7,12 +7,14 @@ from jobs.database import Database
 from jobs.datasets import Datasets
 from jobs.dispatches import Dispatches
 from jobs.leases import Leases
+from jobs.outbox import Outbox
 from jobs.pipelines import Pipelines
 from jobs.quotas import DEFAULTS, Quotas, TenantQuotas
 from jobs.spending import Spending
 from jobs.tenants import Tenants
 from jobs.throughputs import Throughputs
 from jobs.uploads import Uploads
+from jobs.webhooks import Webhooks
 
 
 class Store:
@@ -41,6 +43,8 @@ class Store:
         )
         self.dispatches = Dispatches(self.database, quotas)
         self.adapters = Adapters(self.database, quotas)
+        self.webhooks = Webhooks(self.database, pepper)
+        self.outbox = Outbox(self.database, pepper)
         self.throughputs = Throughputs(self.database)
 
     def close(self) -> None:

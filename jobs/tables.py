@@ -319,3 +319,35 @@ idempotency_keys = sa.Table(
     sa.Column("answer", sa.JSON, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
 )
+
+# The secret itself is nowhere: jobs/signing.py makes it from the nonce and the service's pepper.
+webhook_endpoints = sa.Table(
+    "webhook_endpoints",
+    metadata,
+    _id(primary_key=True),
+    _id("tenant_id", nullable=False),
+    sa.Column("name", sa.String(128), nullable=False),
+    sa.Column("url", sa.String(2048), nullable=False),
+    sa.Column("event_types", sa.JSON, nullable=False),
+    sa.Column("nonce", sa.String(64), nullable=False),
+    sa.Column("old_nonce", sa.String(64)),
+    sa.Column("old_until", sa.Double),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("updated_at", sa.Double, nullable=False),
+    sa.Index("ix_webhook_endpoints_tenant_created", "tenant_id", "created_at", "id"),
+)
+
+# Written with the end of a job, removed once it was delivered or given up.
+webhook_deliveries = sa.Table(
+    "webhook_deliveries",
+    metadata,
+    _id("event_id", primary_key=True),
+    _id("endpoint_id", primary_key=True, index=True),
+    sa.Column("type", sa.String(64), nullable=False),
+    _id("job_id", nullable=False),
+    sa.Column("occurred_at", sa.Double, nullable=False),
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column("due_at", sa.Double, nullable=False),
+    sa.Column("claimed_until", sa.Double),
+    sa.Index("ix_webhook_deliveries_due", "due_at"),
+)

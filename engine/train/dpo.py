@@ -28,7 +28,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     assert isinstance(method, DpoMethod)
     renderer, data = read(plan, link, preferences)
     start = begin(plan, [pair.chosen for pair in data.examples])
-    split = split_rows(data.examples, pair_columns, plan)
+    split = split_rows(data.examples, pair_columns, plan, data.validation)
     trainer = fed(DPOTrainer if spread.world() == 1 else SpreadDpoTrainer)(
         model=start.model,
         args=arguments(

@@ -39,11 +39,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Tokenized(Generic[T]):
-    """What the rows came to. `left_out` says why, in the words of the client's rows."""
+    """What the rows came to. `left_out` says why, in the words of the client's rows.
+
+    `validation`: examples of other rows, to look at alone.
+    """
 
     examples: list[T]
     truncated: int
     left_out: tuple[str, ...] = ()
+    validation: tuple[T, ...] = ()
 
     def warnings(self, max_length: int) -> list[str]:
         """What a client should know about these rows before it trusts the result."""

@@ -29,7 +29,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     renderer, data = read(plan, link, tokenized)
     start = begin(plan, probe_examples(data.examples))
     start.model.generation_config.eos_token_id = list(renderer.contract.stop_token_ids)
-    prompts = split_prompts(data.examples, plan)
+    prompts = split_prompts(data.examples, plan, data.validation)
     total = total_steps(method, len(prompts.train))
     split = _columns(prompts, method, total)
     trainer = TokenizedGrpoTrainer(

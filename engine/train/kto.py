@@ -31,7 +31,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     random.Random(plan.seed).shuffle(data.examples)
     start = begin(plan, [rated.answer for rated in data.examples])
     columns = partial(rated_columns, batch_size=method.per_device_batch_size)
-    split = split_rows(data.examples, columns, plan)
+    split = split_rows(data.examples, columns, plan, data.validation)
     trainer = fed(KTOTrainer)(
         model=start.model,
         args=arguments(

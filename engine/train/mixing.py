@@ -32,10 +32,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Groups:
-    """What is learned from, and what is replayed beside it."""
+    """What is learned from, what is replayed beside it, and what is only looked at."""
 
     main: list[Group]
     replay: Group | None
+    validation: tuple[Example, ...] = ()
 
     @property
     def all(self) -> list[Group]:
@@ -65,7 +66,7 @@ def read_groups(plan: TrainPlan, link: Link) -> tuple[Renderer, Groups]:
             raise TrainingFailed(error.code, text) from error
         rest.append(Group(portion.dataset_id, data.examples, portion.share))
     replay = rest.pop() if plan.replay else None
-    return renderer, Groups(main + rest, replay)
+    return renderer, Groups(main + rest, replay, first.validation)
 
 
 def columns(examples: list[Example]) -> dict[str, list[list[int]]]:
@@ -122,7 +123,7 @@ def mixed(plan: TrainPlan, groups: Groups, link: Link) -> Mixed:
     method = plan.method
     assert isinstance(method, SftMethod)
     if not (plan.mixture or plan.replay or method.packing):
-        split = split_rows(groups.main[0].examples, columns, plan)
+        split = split_rows(groups.main[0].examples, columns, plan, groups.validation)
         return Mixed(split, split.held_out)
     drawn = [_held_out(group, plan) for group in groups.all]
     keys = [[hash(tuple(e.input_ids)) for e in group.examples] for group in groups.all]

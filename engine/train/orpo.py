@@ -29,7 +29,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     assert isinstance(method, OrpoMethod)
     renderer, data = read(plan, link, preferences)
     start = begin(plan, [pair.chosen for pair in data.examples])
-    split = split_rows(data.examples, pair_columns, plan)
+    split = split_rows(data.examples, pair_columns, plan, data.validation)
     trainer = OrpoTrainer(
         method.beta,
         model=start.model,

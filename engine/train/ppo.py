@@ -46,7 +46,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     assert isinstance(method, PpoMethod)
     renderer, data = read(plan, link, prompts)
     start = begin(plan, probe_examples(data.examples))
-    split = split_prompts(data.examples, plan)
+    split = split_prompts(data.examples, plan, data.validation)
     actor = ActorCritic(
         start.model, reward_from=plan.reward_from, copy_reference=plan.init_from is not None
     )

@@ -1,6 +1,7 @@
 """Prompts to answer: which are held out, in which order the others come, and how to sample."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import GenerationConfig
@@ -41,11 +42,13 @@ class Prompts:
         return [self.held_out[i : i + size] for i in range(0, len(self.held_out), size)]
 
 
-def split_prompts(examples: list[Asked], plan: TrainPlan) -> Prompts:
-    """Raises TrainingFailed where either side would be empty."""
+def split_prompts(
+    examples: list[Asked], plan: TrainPlan, validation: Sequence[Asked] = ()
+) -> Prompts:
+    """Those of `validation` are held out too. Raises TrainingFailed where a side would be empty."""
     drawn = draw_held_out(len(examples), plan)
     train = [asked for i, asked in enumerate(examples) if i not in drawn]
-    return Prompts(train, [examples[i] for i in sorted(drawn)], plan.seed)
+    return Prompts(train, [*(examples[i] for i in sorted(drawn)), *validation], plan.seed)
 
 
 def probe_examples(examples: list[Asked]) -> list[Example]:

@@ -34,7 +34,7 @@ def train(plan: TrainPlan, link: Link) -> Finished:
     set_seed(plan.seed)
     pad = renderer.contract.pad_token_id
     model = begin(plan, pad)
-    split = split_rows(data.examples, columns, plan)
+    split = split_rows(data.examples, columns, plan, data.validation)
     trainer = RewardTrainer(
         model=model,
         args=arguments(

@@ -25,6 +25,7 @@ def arguments(plan: TrainPlan) -> dict[str, Any]:
     if not is_sharded(plan):
         # peft's layers all take part in every pass, and so does a whole model.
         return {"ddp_find_unused_parameters": False}
+    looked_at = plan.method.validation_split > 0 or plan.validation is not None
     config = {
         "version": 2,
         "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
@@ -37,7 +38,7 @@ def arguments(plan: TrainPlan) -> dict[str, Any]:
         "fsdp_config": config,
         "activation_checkpointing": False,
         # An evaluation before training would shard the model away from its optimizer.
-        "eval_on_start": plan.method.validation_split > 0 and plan.resume_from is None,
+        "eval_on_start": looked_at and plan.resume_from is None,
     }
 
 

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
-from engine.plan import Finished, TrainPlan, Warned
+from engine.plan import Finished, Portion, TrainPlan, Warned
 from engine.render import Renderer, load_renderer
 from engine.rows import DatasetFormat, Row, iter_rows
 from engine.spec import KIND_OF_PEFT, LowRank, PrefixTuningPeft, PromptTuningPeft, QloraPeft
@@ -78,7 +78,23 @@ def read(plan: TrainPlan, link: Link, reader: Reader[T]) -> tuple[Renderer, Toke
     data = read_rows(plan, link, renderer, reader, (plan.dataset_path, plan.dataset_format))
     for message in rate_warnings(plan.peft, plan.method.learning_rate):
         link.send(Warned(message=message))
-    return renderer, data
+    if plan.validation is None:
+        return renderer, data
+    return renderer, replace(
+        data, validation=_looked_at(plan, plan.validation, link, renderer, reader)
+    )
+
+
+def _looked_at(
+    plan: TrainPlan, portion: Portion, link: Link, renderer: Renderer, reader: Reader[T]
+) -> tuple[T, ...]:
+    """The examples of the validation dataset. Raises TrainingFailed, naming it."""
+    named = f"Validation dataset {portion.dataset_id}: "
+    source = (portion.path, portion.format)
+    try:
+        return tuple(read_rows(plan, link, renderer, reader, source, named=named).examples)
+    except TrainingFailed as error:
+        raise TrainingFailed(error.code, f"{named}{error}") from error
 
 
 def read_rows(

@@ -1,7 +1,7 @@
 """One run of a Trainer: its arguments from the plan, its loop under the runner's watch, its end."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Protocol, TypeVar
@@ -117,15 +117,19 @@ class Split:
 
 
 def split_rows(
-    examples: list[L], columns: Callable[[list[L]], dict[str, list[Any]]], plan: TrainPlan
+    examples: list[L],
+    columns: Callable[[list[L]], dict[str, list[Any]]],
+    plan: TrainPlan,
+    validation: Sequence[L] = (),
 ) -> Split:
     """Hold out `validation_split` of the examples, drawn by the job's seed; each side keeps order.
 
+    With examples for `validation` those are looked at, and all others learned from.
     Raises TrainingFailed where either side would be empty.
     """
     drawn = draw_held_out(len(examples), plan)
     train = [example for i, example in enumerate(examples) if i not in drawn]
-    held_out = [examples[i] for i in sorted(drawn)]
+    held_out = [*(examples[i] for i in sorted(drawn)), *validation]
     return Split(
         Dataset.from_dict(columns(train)),
         Dataset.from_dict(columns(held_out)) if held_out else None,

@@ -34,6 +34,25 @@ BODIES: dict[str, dict[str, Any]] = {
         "messages": [{"role": "user", "content": "hi"}],
         "completions": ["hello"],
     },
+    "/v1/fine_tuning/jobs": {
+        "model": "tiny",
+        "training_file": "ds_" + "0" * 24,
+        "method": {
+            "type": "supervised",
+            "supervised": {"hyperparameters": {"n_epochs": 1}, "max_length": 64},
+        },
+        "peft": {"type": "lora"},
+    },
+    "/v1/fine_tuning/alpha/graders/validate": {"grader": GRADER},
+    "/v1/fine_tuning/alpha/graders/run": {"grader": GRADER, "model_sample": "x"},
+    "/v1/webhook_endpoints": {
+        "name": "a",
+        "url": "https://example.com/",
+        "event_types": ["fine_tuning.job.failed"],
+    },
+    "/v1/webhook_endpoints/{id}": {"name": "a"},
+    "/v1/webhook_endpoints/{id}/rotate_secret": {},
+    "/v1/webhook_endpoints/{id}/test": {"event_type": "fine_tuning.job.failed"},
     "/graders/validate": {"grader": GRADER},
     "/v1/uploads": {
         "bytes": 1,
@@ -77,8 +96,8 @@ async def test_a_field_that_is_not_there_is_refused(
             continue
         place[field] = "x"
         try:
-            url = route.replace("{id}", "up_" + "0" * 24)
-            answer = await client.post(url, json=BODIES[route])
+            of_nobody = ("up_" if "uploads" in route else "we_") + "0" * 24
+            answer = await client.post(route.replace("{id}", of_nobody), json=BODIES[route])
         finally:
             del place[field]
         error = answer.json()["error"]

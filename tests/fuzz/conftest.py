@@ -1,10 +1,11 @@
 """A service to be fuzzed, on a real server, with one of everything in it."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -13,13 +14,15 @@ from api.services import Services, open_services
 from engine.spec import SftMethod
 from jobs.keys import SCOPES
 from jobs.model import Checkpoint, Dataset, JobError, JobSpec
-from jobs.tables import adapters, jobs
+from jobs.tables import adapters, jobs, webhook_endpoints
+from jobs.webhooks import EventType
 from storage.keys import dataset_source
 from storage.memory import MemoryStore
 from tests.api.conftest import base_folder  # noqa: F401  # a fixture
 from tests.api.inference import Inference
 from tests.api.making import publish_adapter, unhurried
 from tests.api.serving import serve
+from tests.network import NetworkUsed
 
 # The ids in the document's examples, so that what they name is there.
 EXAMPLE = "0123456789abcdef01234567"
@@ -33,7 +36,21 @@ class Fuzzed(NamedTuple):
 
 
 @pytest.fixture
-def fuzzed(tmp_path: Path, base_folder: Path) -> Iterator[Fuzzed]:  # noqa: F811
+def no_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing outside has an address: webhooks are made up here, and tried."""
+    look_up = socket.getaddrinfo
+
+    def of_here_alone(host: Any, *rest: Any, **options: Any) -> Any:
+        try:
+            return look_up(host, *rest, **options)
+        except NetworkUsed:
+            raise socket.gaierror(socket.EAI_NONAME, "no names here") from None
+
+    monkeypatch.setattr(socket, "getaddrinfo", of_here_alone)
+
+
+@pytest.fixture
+def fuzzed(tmp_path: Path, base_folder: Path, no_names: None) -> Iterator[Fuzzed]:  # noqa: F811
     inference = Inference()
     inference.models = [{"id": "luthier-tiny", "parent": None}]
     with serve(inference.app) as inference_port:
@@ -91,10 +108,13 @@ def _fill(services: Services, tenant_id: str, folder: Path) -> None:
     spec = JobSpec(base_model="tiny", dataset=dataset.id, method=SftMethod(max_length=64))
     made = store.jobs.submit(tenant_id, spec, base_revision="r").job
     adapter_id = publish_adapter(services, "ours", folder / "adapter")
+    ends: tuple[EventType, ...] = ("fine_tuning.job.cancelled",)
+    hook = store.webhooks.create(tenant_id, "hook", "https://127.0.0.1:9/", ends)
     with store.database.write() as connection:
         for table, old, new in (
             (jobs, made.id, f"job_{EXAMPLE}"),
             (adapters, adapter_id, f"ad_{EXAMPLE}"),
+            (webhook_endpoints, hook.id, f"we_{EXAMPLE}"),
         ):
             connection.execute(table.update().where(table.c.id == old).values(id=new))
     assert store.leases.claim("worker", "default") is not None

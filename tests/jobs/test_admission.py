@@ -55,6 +55,17 @@ def test_every_reason_is_told_at_once(house: House) -> None:
     }
 
 
+def test_evaluations_need_rows_to_look_at(house: House) -> None:
+    method = SftMethod(eval_steps=1, early_stopping_patience=1, max_length=64)
+    found = problems(house, method=method)
+    assert found == dict.fromkeys(
+        ("method.eval_steps", "method.early_stopping_patience"), "nothing_to_look_at"
+    )
+    looked_at = house.add_dataset(conversations(4))
+    wanted = spec(house, method=method, validation=looked_at)
+    admit(house.store, house.bases, house.tenant_id, wanted, max_lora_rank=64)
+
+
 def test_an_orthogonal_start_takes_an_even_rank(house: House) -> None:
     peft = LoraPeft(r=7, init_lora_weights="orthogonal")
     assert problems(house, peft=peft) == {"peft.r": "rank_odd"}

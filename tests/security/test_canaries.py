@@ -108,6 +108,21 @@ def requests_of(operation: Operation, ids: dict[str, str]) -> Iterator[dict[str,
         "POST /v1/uploads": [file, file | {"purpose": TEXT}, file | {"bytes": TEXT}],
         "POST /v1/uploads/{id}/complete": [{"part_ids": [TEXT], "md5": TEXT}],
     }
+    supervised = {"type": "supervised", "supervised": {"max_length": 64}}
+    tuning = {"model": "tiny", "training_file": ids["datasets"], "method": supervised}
+    hook = {"name": TEXT, "url": "https://1.2.3.4/", "event_types": ["fine_tuning.job.failed"]}
+    bodies |= {
+        "POST /v1/fine_tuning/jobs": [
+            tuning | {"suffix": TEXT, "metadata": {"note": TEXT}},
+            tuning | {"seed": TEXT},
+            tuning | {"method": {"type": "supervised", "supervised": {"max_length": TEXT}}},
+            tuning | {"hyperparameters": {"n_epochs": TEXT}},
+        ],
+        "POST /v1/fine_tuning/alpha/graders/run": bodies["POST /graders/run"],
+        "POST /v1/fine_tuning/alpha/graders/validate": bodies["POST /graders/validate"],
+        "POST /v1/webhook_endpoints": [hook, hook | {"url": TEXT}, hook | {"event_types": [TEXT]}],
+        "POST /v1/webhook_endpoints/{id}": [{"name": TEXT}, {"url": f"ftp://{TEXT}"}],
+    }
     for body in bodies.get(str(operation), ()):
         yield {"json": body}
     if str(operation) in bodies:
@@ -170,12 +185,16 @@ async def ids(
     pipeline = (await caller.post("/pipelines", json={"stages": {"a": spec_for(dataset)}})).json()
     wanted = {"bytes": 8, "filename": "a.jsonl", "mime_type": "text/plain", "purpose": "fine-tune"}
     upload = (await caller.post("/v1/uploads", json=wanted)).json()
+    to = {"name": "a", "url": "https://1.2.3.4/", "event_types": ["fine_tuning.job.failed"]}
+    hook = (await caller.post("/v1/webhook_endpoints", json=to)).json()
     return {
         "datasets": dataset["id"],
         "files": dataset["id"],
         "uploads": upload["id"],
         "jobs": job["id"],
         "pipelines": pipeline["id"],
+        "fine_tuning": job["id"],
+        "webhook_endpoints": hook["id"],
         "adapters": publish_adapter(services, "ours", tmp_path / "adapter"),
     }
 
