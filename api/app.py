@@ -33,6 +33,8 @@ from api.auth import Authentication
 from api.bodies import PATIENCE_S, BodyLimits
 from api.middleware import Edge
 from api.services import Services, lifespan, open_services
+from api.v1 import chat as v1_chat
+from api.v1 import completions as v1_completions
 from jobs.settings import Settings
 
 ROOMS = (
@@ -50,6 +52,8 @@ ROOMS = (
     score,
     graders,
     models,
+    v1_chat,
+    v1_completions,
     audit,
     health,
     docs,

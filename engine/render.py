@@ -1,11 +1,12 @@
 """Renderer: messages to text and tokens under one render contract, with the assistant's marked."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -18,7 +19,7 @@ from engine.contract import (
     tokenizer_sha256,
 )
 from engine.rows import Conversation, Message, Preference, Prompt, Row
-from engine.template import RenderError, TemplateUnsupported
+from engine.template import RenderError, TemplateUnsupported, Turn
 
 __all__ = [
     "DEFAULT_TEMPLATE",
@@ -63,16 +64,31 @@ class Renderer:
         )
         self._raw_prefix = raw_prefix(contract, tokenizer)
 
-    def prompt_text(self, messages: Sequence[Message]) -> str:
-        """The conversation so far, up to where the assistant is to speak."""
-        return self._template.render(messages, add_generation_prompt=True, now=datetime.now())
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the template writes the tools that a client offers."""
+        return self._template.takes_tools
 
-    def prompt_ids(self, prompt: Sequence[Message] | str) -> list[int]:
+    @property
+    def takes_tool_calls(self) -> bool:
+        """Whether the template writes the calls in an assistant's turn."""
+        return self._template.takes_tool_calls
+
+    def prompt_text(
+        self, messages: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> str:
+        """The conversation so far, up to where the assistant is to speak."""
+        now = datetime.now()
+        return self._template.render(messages, add_generation_prompt=True, now=now, tools=tools)
+
+    def prompt_ids(
+        self, prompt: Sequence[Turn] | str, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[int]:
         """Tokens of a conversation so far; or of raw text, with bos if the tokenizer wants one."""
         if isinstance(prompt, str):
             raw: list[int] = self.tokenizer.encode(prompt, add_special_tokens=False).ids
             return raw if raw[:1] == self._raw_prefix else self._raw_prefix + raw
-        text = self.prompt_text(prompt)
+        text = self.prompt_text(prompt, tools)
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
