@@ -1,9 +1,9 @@
 """The messages of a chat, in OpenAI's shapes, and as chat templates read them."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from api.envelope import Body
 from api.errors import Invalid
@@ -13,22 +13,25 @@ from engine.render import Renderer
 MAX_MESSAGES = 512
 
 
-class TextPart(Body):
+class Part(Body):
     """One of several texts of a message; they are joined by line breaks."""
 
-    type: Literal["text"]
-    text: str
+    type: Literal["text", "refusal"]
+    text: str | None = None
+    refusal: str | None = None
     prompt_cache_breakpoint: Unheeded = None
 
+    @model_validator(mode="after")
+    def _is_what_it_says(self) -> Self:
+        if self.words is None:
+            raise ValueError(f"a part of type {self.type} needs the field {self.type!r}")
+        return self
 
-class RefusalPart(Body):
-    """What an assistant said when it refused."""
-
-    type: Literal["refusal"]
-    refusal: str
+    @property
+    def words(self) -> str | None:
+        return self.text if self.type == "text" else self.refusal
 
 
-Part = Annotated[TextPart | RefusalPart, Field(discriminator="type")]
 Parts = Annotated[tuple[Part, ...], Field(max_length=MAX_MESSAGES)]
 Content = Annotated[
     Annotated[str, Tag("string")] | Annotated[Parts, Tag("parts")],
@@ -67,8 +70,7 @@ class ChatMessage(Body):
     def text(self) -> str | None:
         if self.content is None or isinstance(self.content, str):
             return self.refusal if self.content is None else self.content
-        texts = [p.text if isinstance(p, TextPart) else p.refusal for p in self.content]
-        return "\n".join(texts)
+        return "\n".join(part.words or "" for part in self.content)
 
 
 def turns_of(messages: tuple[ChatMessage, ...], renderer: Renderer) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import openai
 import pytest
@@ -14,6 +13,7 @@ from tests.api.making import publish_adapter, unhurried
 from tests.api.serving import serve
 from tests.engine.infer import world as inference
 from tests.engine.infer.world import World, write_base
+from tests.v1.house import House, open_house
 
 TEMPLATE = (
     "{% if tools %}tools: {{ tools | tojson }}\n{% endif %}"
@@ -82,5 +82,7 @@ def client(live: Live) -> Iterator[openai.OpenAI]:
 
 
 @pytest.fixture(scope="session")
-def folder_of_clients() -> Path:
-    return Path(__file__).resolve().parent
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """`luthier serve` with an adapter that it trained."""
+    with open_house(tmp_path_factory.mktemp("house") / "data") as house:
+        yield house

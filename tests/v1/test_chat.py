@@ -273,6 +273,13 @@ def test_a_streamed_call_adds_up_to_the_same(
         ({"model": "ad_" + "0" * 24}, 404, "model", "No model with id 'ad_"),
         ({"messages": []}, 422, "messages", "at least 1"),
         ({"messages": [{"role": "user"}]}, 422, "messages.0.content", "content"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            422,
+            "messages.0.content.0.type",
+            "'text' or 'refusal'",
+        ),
+        ({"messages": [{"role": "user", "content": 5}]}, 422, "messages.0.content", "string"),
         ({"top_logprobs": 2}, 422, "body", "logprobs"),
         ({"max_tokens": 5}, 422, "body", "not both"),
         ({"stream_options": {"include_usage": True}}, 422, "body", "stream"),
