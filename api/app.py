@@ -35,6 +35,7 @@ from api.middleware import Edge
 from api.services import Services, lifespan, open_services
 from api.v1 import chat as v1_chat
 from api.v1 import completions as v1_completions
+from api.v1 import files, uploads
 from jobs.settings import Settings
 
 ROOMS = (
@@ -54,6 +55,8 @@ ROOMS = (
     models,
     v1_chat,
     v1_completions,
+    files,
+    uploads,
     audit,
     health,
     docs,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -16,7 +17,10 @@ from api.errors import BodyTooLarge, BodyTooSlow, BodyUnreadable, MediaTypeUnsup
 
 JSON_BYTES = 1 << 20
 PATIENCE_S = 30.0  # for a whole small body, and for the next bytes of an upload
-STREAMED = frozenset({("POST", "/datasets"), ("POST", "/adapters/import")})
+STREAMED = frozenset({("POST", "/datasets"), ("POST", "/adapters/import"), ("POST", "/v1/files")})
+PART = re.compile(r"/v1/uploads/[^/]+/parts")
+PART_BYTES = 64 << 20  # of an upload, as OpenAI has it
+FORM_BYTES = 64 << 10  # of a form around a part
 
 
 class BodyLimits:
@@ -29,14 +33,22 @@ class BodyLimits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        streamed = (scope["method"], scope["path"]) in STREAMED
-        limit = self._upload_bytes if streamed else JSON_BYTES
+        most = self._most_streamed(scope["method"], scope["path"])
+        streamed, limit = most > 0, most or JSON_BYTES
         _check_headers(Headers(scope=scope), limit)
         body = _Body(receive, limit, self._patience_s)
         if streamed:
             await self._app(scope, body.next, send)
         else:
             await self._app(scope, replay(await body.whole(), receive), send)
+
+    def _most_streamed(self, method: str, path: str) -> int:
+        """How long a body may be that its route reads as it comes; 0: it is read whole."""
+        if (method, path) in STREAMED:
+            return self._upload_bytes
+        if method == "POST" and PART.fullmatch(path):
+            return min(self._upload_bytes, PART_BYTES) + FORM_BYTES
+        return 0
 
 
 class _Body:

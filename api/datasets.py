@@ -6,13 +6,14 @@ from typing import Annotated, Literal
 import anyio
 import structlog
 from fastapi import APIRouter, Query, Request
+from pydantic import Field
 
 from adapters import registry
 from api.auth import TenantId
 from api.batches import batches
 from api.bodies import StrictRoute
 from api.calls import in_thread, read
-from api.envelope import Deleted, ListOf, Wire, refusals
+from api.envelope import Deleted, ListOf, Wire, absent, refusals
 from api.forms import Form
 from api.intake import FORMAT_OF_TYPE, Intake, UploadOptions
 from api.paging import After, DatasetId, Limit
@@ -70,7 +71,10 @@ class DatasetDeleted(Deleted):
 
 
 class DatasetView(Wire):
-    """Immutable rows of one type. `warnings` are for people; `sha256` is of the uploaded bytes."""
+    """Immutable rows of one type. `warnings` are for people; `sha256` is of the uploaded bytes.
+
+    `expires_at` is there where `POST /v1/files` was told when the file is to go.
+    """
 
     object: Literal["dataset"] = "dataset"
     id: str
@@ -83,6 +87,7 @@ class DatasetView(Wire):
     duplicates: int
     warnings: tuple[str, ...]
     created_at: int
+    expires_at: int | None = Field(None, exclude_if=absent)
 
 
 def view(dataset: Dataset) -> DatasetView:
@@ -97,6 +102,7 @@ def view(dataset: Dataset) -> DatasetView:
         duplicates=dataset.duplicates,
         warnings=dataset.warnings,
         created_at=int(dataset.created_at),
+        expires_at=None if dataset.expires_at is None else int(dataset.expires_at),
     )
 
 
@@ -160,7 +166,7 @@ async def delete_dataset(
     ] = False,
 ) -> DatasetDeleted:
     """Delete a dataset that no waiting or running job needs; what was made from it is listed."""
-    found = await in_thread(_delete, services, tenant_id, id, derived)
+    found = await in_thread(remove, services, tenant_id, id, derived)
     return DatasetDeleted(
         id=id,
         object="dataset",
@@ -176,7 +182,7 @@ async def list_derived(id: DatasetId, tenant_id: TenantId, services: FromService
     return DerivedView.model_validate(found.model_dump())
 
 
-def _delete(services: Services, tenant_id: str, dataset_id: str, derived: bool) -> Derived:
+def remove(services: Services, tenant_id: str, dataset_id: str, derived: bool) -> Derived:
     """The rows decide; bytes that cannot be removed now are only a waste of space."""
     found = services.store.datasets.delete(tenant_id, dataset_id, derived=derived)
     try:

@@ -22,10 +22,22 @@ class Taker(Protocol):
 
 
 class Form:
-    """Feeds a form to its taker. The fields must come before the file, which they describe."""
+    """Feeds a form to its taker. With `file_last`, the fields must come before what they describe.
 
-    def __init__(self, content_type: str, fields: frozenset[str], taker: Taker) -> None:
+    `file` is the name of the field that the file is in.
+    """
+
+    def __init__(
+        self,
+        content_type: str,
+        fields: frozenset[str],
+        taker: Taker,
+        *,
+        file: str = FILE,
+        file_last: bool = True,
+    ) -> None:
         self._fields, self._taker = fields, taker
+        self._file, self._file_last = file, file_last
         boundary = parse_options_header(content_type)[1].get(b"boundary")
         if not boundary:
             raise BodyUnreadable("The form's Content-Type has no boundary; use a client's forms.")
@@ -63,7 +75,8 @@ class Form:
         if not self._ended:
             raise BodyUnreadable("The form's last boundary is missing; send the whole form.")
         if not self._began:
-            raise Invalid("The form has no file; put it in the field `file`.", param=FILE)
+            said = f"The form has no file; put it in the field `{self._file}`."
+            raise Invalid(said, param=self._file)
 
     def _part_begin(self) -> None:
         self._headers, self._text = {}, None
@@ -81,9 +94,10 @@ class Form:
     def _headers_finished(self) -> None:
         options = parse_options_header(self._headers.get("content-disposition"))[1]
         self._name = _text(options.get(b"name", b""), "name of a field")
-        if self._began:
-            raise Invalid("Send the other fields before `file`, which must be last.", param=FILE)
-        if self._name == FILE:
+        if self._began and (self._file_last or self._name == self._file):
+            said = f"Send the other fields before `{self._file}`, which must be last, and once."
+            raise Invalid(said, param=self._file)
+        if self._name == self._file:
             file_name = options.get(b"filename")
             self._began = True
             self._taker.begin(

@@ -1,5 +1,6 @@
 """A dataset on its way in: checked, hashed and stored while it streams by, all of it or nothing."""
 
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import PurePath
 from typing import Annotated, Any
@@ -9,7 +10,8 @@ from pydantic import Field, StringConstraints, ValidationError
 
 from api.envelope import Wire
 from api.errors import MediaTypeUnsupported
-from engine.rows import DatasetFormat, RowType, RowValidator
+from engine.rows import DatasetFormat, RowType, RowValidator, Rules
+from engine.rows.rules import NATIVE
 from jobs.errors import NotFound, StoreUnavailable
 from jobs.model import Dataset, new_id
 from jobs.store import Store
@@ -48,12 +50,23 @@ class UploadOptions(Wire):
 
 
 class Intake:
-    """One upload. Blocking: to be called in a thread. `abort` after everything, come what may."""
+    """One upload. Blocking: to be called in a thread. `abort` after everything, come what may.
+
+    `rules` are what the file must keep to beside ours. `add` makes the dataset visible.
+    """
 
     def __init__(
-        self, store: Store, objects: ObjectStore, tenant_id: str, options: UploadOptions
+        self,
+        store: Store,
+        objects: ObjectStore,
+        tenant_id: str,
+        options: UploadOptions,
+        *,
+        rules: Rules = NATIVE,
+        add: Callable[[Dataset], Dataset] | None = None,
     ) -> None:
         self._store, self._objects, self._tenant_id = store, objects, tenant_id
+        self._rules, self._add = rules, add or store.datasets.add
         self.options = options
         self._id = new_id("ds")
         self._key = dataset_source(tenant_id, self._id)
@@ -66,10 +79,10 @@ class Intake:
 
     def begin(self, content_type: str, file_name: str | None) -> None:
         """The file's first byte is next. Raises MediaTypeUnsupported for an unknown format."""
-        name = self.options.name or _name_of(file_name)
-        self._format = self.options.format or _format_of(content_type, file_name or name)
+        name = self.options.name or name_of(file_name)
+        self._format = self.options.format or _format_needed(content_type, file_name or name)
         self._name = name or f"dataset.{self._format}"
-        validator = RowValidator(self._format, self.options.row_type)
+        validator = RowValidator(self._format, self.options.row_type, self._rules)
         self._validator = self._open.enter_context(validator)
         self._writer = self._open.enter_context(self._objects.writer(self._key))
 
@@ -78,12 +91,12 @@ class Intake:
         self._validator.feed(data)
         self._writer.write(data)
 
-    def finish(self) -> Dataset:
+    def finish(self, *, expires_after_s: int | None = None) -> Dataset:
         """The file was complete: the dataset, visible now. Raises DatasetInvalid."""
         report = self._validator.close()
         self._writer.commit()
         try:
-            return self._store.datasets.add(
+            return self._add(
                 Dataset(
                     id=self._id,
                     tenant_id=self._tenant_id,
@@ -96,6 +109,7 @@ class Intake:
                     duplicates=report.duplicates,
                     warnings=report.warnings,
                     created_at=0.0,
+                    expires_after_s=expires_after_s,
                 )
             )
         except Exception:
@@ -122,16 +136,21 @@ def _options(values: dict[str, Any]) -> UploadOptions:
         raise RequestValidationError(error.errors()) from None
 
 
-def _name_of(file_name: str | None) -> str | None:
+def name_of(file_name: str | None) -> str | None:
     """The last part of a client's path, fit to be shown; None when nothing is left."""
     last = PurePath((file_name or "").replace("\\", "/")).name
     return "".join(letter for letter in last if letter.isprintable())[:256] or None
 
 
-def _format_of(content_type: str, file_name: str | None) -> DatasetFormat:
+def format_of(content_type: str, file_name: str | None) -> DatasetFormat | None:
+    """What a file says of its format; None when that says nothing."""
     kind = content_type.partition(";")[0].strip().lower()
     suffix = PurePath(file_name or "").suffix.lower()
-    found = FORMAT_OF_TYPE.get(kind) or FORMAT_OF_SUFFIX.get(suffix)
+    return FORMAT_OF_TYPE.get(kind) or FORMAT_OF_SUFFIX.get(suffix)
+
+
+def _format_needed(content_type: str, file_name: str | None) -> DatasetFormat:
+    found = format_of(content_type, file_name)
     if found is None:
         raise MediaTypeUnsupported(
             "The dataset's format is not known: add ?format=jsonl, csv or parquet, or send it "

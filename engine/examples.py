@@ -109,7 +109,7 @@ def read_rating(row: Rating, renderer: Renderer, max_length: int) -> Read[Rated]
 
 def read_prompt(row: Prompt, renderer: Renderer, max_length: int) -> Read[Asked]:
     """A prompt's tokens, up to where the assistant is to speak; too long ones are left out."""
-    ids = renderer.prompt_ids(row.prompt)
+    ids = renderer.prompt_ids(row.prompt, row.tools)
     if len(ids) > max_length:
         return Read((), left_out="long")
     return Read((Asked(row, ids),))

@@ -4,6 +4,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from engine.contract import (
     tokenizer_sha256,
 )
 from engine.rows import Conversation, Message, Preference, Prompt, Row
-from engine.template import RenderError, TemplateUnsupported, Turn
+from engine.template import RenderError, TemplateUnsupported
+from engine.unwritten import require_all_written
 
 __all__ = [
     "DEFAULT_TEMPLATE",
@@ -64,25 +66,17 @@ class Renderer:
         )
         self._raw_prefix = raw_prefix(contract, tokenizer)
 
-    @property
-    def takes_tools(self) -> bool:
-        """Whether the template writes the tools that a client offers."""
-        return self._template.takes_tools
-
-    @property
-    def takes_tool_calls(self) -> bool:
-        """Whether the template writes the calls in an assistant's turn."""
-        return self._template.takes_tool_calls
-
     def prompt_text(
-        self, messages: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None = None
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
     ) -> str:
-        """The conversation so far, up to where the assistant is to speak."""
-        now = datetime.now()
-        return self._template.render(messages, add_generation_prompt=True, now=now, tools=tools)
+        """The conversation so far, up to where the assistant is to speak.
+
+        Raises RenderError when the template refuses it or leaves something of it out.
+        """
+        return self._whole(messages, tools or (), datetime.now(), add_generation_prompt=True)
 
     def prompt_ids(
-        self, prompt: Sequence[Turn] | str, tools: Sequence[Mapping[str, Any]] | None = None
+        self, prompt: Sequence[Message] | str, tools: Sequence[Mapping[str, Any]] | None = None
     ) -> list[int]:
         """Tokens of a conversation so far; or of raw text, with bos if the tokenizer wants one."""
         if isinstance(prompt, str):
@@ -120,25 +114,44 @@ class Renderer:
             except TemplateUnsupported:
                 return tuple(self.conversation(turn, max_length) for turn in last_turns(row))
         if isinstance(row, Prompt):
-            ids = self.prompt_ids(row.prompt)
+            ids = self.prompt_ids(row.prompt, row.tools)
             cut = tuple(ids[:max_length])
             return (Rendered(cut, (False,) * len(cut), len(ids) > len(cut)),)
-        answers = (row.chosen, row.rejected) if isinstance(row, Preference) else (row.completion,)
-        return tuple(self.conversation(answered(row.prompt, a), max_length) for a in answers)
+        if isinstance(row, Preference):
+            pair = (answered(row.prompt, answer, row.tools_json) for answer in row.answers)
+            return tuple(self.conversation(one, max_length) for one in pair)
+        return (self.conversation(answered(row.prompt, row.completion), max_length),)
+
+    def _whole(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        now: datetime,
+        *,
+        add_generation_prompt: bool = False,
+    ) -> str:
+        """The text of a conversation in which nothing that was said is missing."""
+
+        def written(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> str:
+            return self._template.render(
+                messages, add_generation_prompt=add_generation_prompt, now=now, tools=tools
+            )
+
+        text = written(messages, tools)
+        require_all_written(text, messages, tools, written)
+        return text
 
     def _spans(self, conversation: Conversation) -> tuple[str, list[Span]]:
         """The text, and where in it the learned turns stand, each with all that closes it."""
-        messages, now = conversation.messages, datetime.now()
-        text = self._template.render(messages, add_generation_prompt=False, now=now)
+        messages, tools, now = conversation.messages, conversation.tools, datetime.now()
+        render = partial(self._template.render, now=now, tools=tools)
+        text = self._whole(messages, tools, now)
         spans = []
-        for i in range(conversation.context, len(messages)):
-            if messages[i].role != "assistant":
-                continue
-            before = self._template.render(messages[:i], add_generation_prompt=True, now=now)
+        for i in conversation.learned():
+            before = render(messages[:i], add_generation_prompt=True)
             after = text
             if i + 1 < len(messages):
-                so_far = messages[: i + 1]
-                after = self._template.render(so_far, add_generation_prompt=False, now=now)
+                after = render(messages[: i + 1], add_generation_prompt=False)
             if not (after.startswith(before) and text.startswith(after)):
                 raise TemplateUnsupported(rewrites(i))
             spans.append((len(before), len(after)))
@@ -171,16 +184,18 @@ class Renderer:
 
 def last_turns(conversation: Conversation) -> list[Conversation]:
     """The conversation up to each learned turn, with that turn alone to learn."""
-    messages = conversation.messages
     return [
-        Conversation(messages=messages[: i + 1], context=i)
-        for i in range(conversation.context, len(messages))
-        if messages[i].role == "assistant"
+        conversation.model_copy(
+            update={"messages": conversation.messages[: i + 1], "context": i, "unlearned": ()}
+        )
+        for i in conversation.learned()
     ]
 
 
-def answered(prompt: tuple[Message, ...], answer: tuple[Message, ...]) -> Conversation:
-    return Conversation(messages=prompt + answer, context=len(prompt))
+def answered(
+    prompt: tuple[Message, ...], answer: tuple[Message, ...], tools_json: str = "[]"
+) -> Conversation:
+    return Conversation(messages=prompt + answer, context=len(prompt), tools_json=tools_json)
 
 
 def rewrites(i: int) -> str:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 import jinja2
-from jinja2 import meta, nodes
+from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -14,9 +14,6 @@ from jinja2.utils import Namespace
 
 from engine.errors import EngineError
 from engine.rows import Message
-
-# A turn as templates see it: a role, a content, and maybe tool calls.
-Turn = Message | Mapping[str, Any]
 
 
 class RenderError(EngineError):
@@ -102,50 +99,37 @@ class ChatTemplate:
 
     def __init__(self, source: str, variables: Mapping[str, str]) -> None:
         """`variables` are the special tokens by name (`bos_token`, ...); raises RenderError."""
-        self._variables, self._source = dict(variables), source
+        self._variables = dict(variables)
         try:
             self._compiled = environment().from_string(source)
         except jinja2.TemplateError as error:
             raise RenderError(f"the chat template is not valid Jinja: {error}") from None
 
-    @property
-    def takes_tools(self) -> bool:
-        """Whether it writes the tools that a client offers."""
-        return "tools" in meta.find_undeclared_variables(environment().parse(self._source))
-
-    @property
-    def takes_tool_calls(self) -> bool:
-        """Whether it writes the calls in an assistant's turn."""
-        return "tool_calls" in self._source
-
     def render(
         self,
-        messages: Sequence[Turn],
+        messages: Sequence[Message],
         *,
         add_generation_prompt: bool,
         now: datetime,
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
-        """`now` is what the template takes for the present; raises RenderError."""
+        """`now` is what the template takes for the present; raises RenderError.
+
+        tools: definitions as OpenAI has them: {"type": "function", "function": {"name", ...}}.
+        """
         try:
             return self._compiled.render(
-                messages=[_turn(message) for message in messages],
-                tools=None if tools is None else [dict(tool) for tool in tools],
+                messages=[message.shown() for message in messages],
+                tools=[dict(tool) for tool in tools] if tools else None,  # many ask `is not none`
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 strftime_now=now.strftime,
                 **self._variables,
             )
         except Exception as error:  # a template is foreign code: it may raise anything
-            roles = ", ".join(str(_turn(m)["role"]) for m in messages[:8]) or "none"
+            roles = ", ".join(message.role for message in messages[:8]) or "none"
             why = str(error).rstrip(".")
             raise RenderError(
                 "the base model's chat template refuses this conversation "
                 f"(roles: {roles}): {why}; change the roles or their order, or choose another base"
             ) from None
-
-
-def _turn(message: Turn) -> dict[str, Any]:
-    if isinstance(message, Message):
-        return {"role": message.role, "content": message.content}
-    return dict(message)

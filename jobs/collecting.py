@@ -1,4 +1,5 @@
-"""What nothing names any more: files that a killed process left, checkpoints of jobs long over.
+"""What nothing names any more: files that a killed process left, checkpoints of jobs long over, and
+what was to be kept for a time that is over.
 
 Every file belongs to a row that is written after it and deleted before it, so a file without a row
 is on its way in or was left behind. Age tells which.
@@ -17,14 +18,23 @@ import structlog
 from adapters import registry
 from jobs.errors import StoreUnavailable
 from jobs.store import Store
-from jobs.tables import adapters, checkpoints, datasets, jobs, now
-from storage.keys import POINTERS, TENANTS, Owned, owned, pointed
+from jobs.tables import adapters, checkpoints, datasets, jobs, now, uploads
+from storage.keys import (
+    POINTERS,
+    TENANTS,
+    Owned,
+    dataset_prefix,
+    owned,
+    pointed,
+    upload_prefix,
+)
 from storage.objects import ObjectInfo, ObjectStore, StorageError
 
 log = structlog.get_logger()
 
 BATCH = 500  # ids asked for at once
 DAY_S = 24 * 3600.0
+EXPIRE_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -62,14 +72,35 @@ class Collecting:
         self._thread.join()
 
     def _loop(self) -> None:
-        # A fleet that started together does not list the bucket together.
-        while not self._closing.wait(random.uniform(0.5, 1.0) * self._every_s):
-            try:
-                self.collect()
-            except (StoreUnavailable, StorageError) as error:
-                log.warning("collecting.failed", error=str(error))
-            except Exception:  # waste is no reason to end a worker
-                log.exception("collecting.broken")
+        left_s = self._pause_s()
+        while not self._closing.wait(min(left_s, EXPIRE_EVERY_S)):
+            left_s -= EXPIRE_EVERY_S
+            self._try(self.expire)
+            if left_s <= 0:
+                self._try(self.collect)
+                left_s = self._pause_s()
+
+    def _pause_s(self) -> float:
+        """A fleet that started together does not list the bucket together."""
+        return random.uniform(0.5, 1.0) * self._every_s
+
+    def _try(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except (StoreUnavailable, StorageError) as error:
+            log.warning("collecting.failed", error=str(error))
+        except Exception:  # waste is no reason to end a worker
+            log.exception("collecting.broken")
+
+    def expire(self) -> int:
+        """Let go of datasets and uploads whose time is over; how many there were."""
+        gone = [dataset_prefix(d.tenant_id, d.id) for d in self._store.datasets.expire()]
+        gone += [upload_prefix(tenant, id) for tenant, id in self._store.uploads.expire()]
+        for prefix in gone:
+            self._objects.delete_prefix(prefix)
+        if gone:
+            log.info("expired", things=len(gone))
+        return len(gone)
 
     def collect(self) -> Collected:
         """Let go of old checkpoints, then remove old files that no row names."""
@@ -123,6 +154,7 @@ _TABLES: dict[str, tuple[sa.Table, str]] = {
     "adapter": (adapters, "id"),
     "pointer": (adapters, "id"),
     "dataset": (datasets, "id"),
+    "upload": (uploads, "id"),
     "checkpoint": (checkpoints, "job_id"),
 }
 

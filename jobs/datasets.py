@@ -13,8 +13,10 @@ from jobs.lineage import Derived, delete_derived, derived_from
 from jobs.mixture import named_in
 from jobs.model import TERMINAL, Dataset
 from jobs.pages import Page, newest_first
-from jobs.quotas import DEFAULTS, Quotas, hold, require_bytes
+from jobs.quotas import DEFAULTS, Quotas, hold, require_bytes, unexpired
 from jobs.tables import datasets, jobs, now, pipeline_stages
+
+EXPIRED_AT_ONCE = 500
 
 
 class Datasets:
@@ -26,12 +28,8 @@ class Datasets:
 
         Raises QuotaExceeded.
         """
-        values = dataset.model_dump(mode="json") | {"created_at": now()}
-        query = datasets.insert().values(values).returning(datasets)
         with self._db.write() as connection:
-            require_bytes(connection, dataset.tenant_id, dataset.size_bytes, self._defaults)
-            note(connection, dataset.tenant_id, "dataset.create", dataset.id)
-            return _dataset(connection.execute(query).mappings().one())
+            return add_dataset(connection, dataset, self._defaults)
 
     def require_bytes(self, tenant_id: str, wanted: int) -> None:
         """Look, before an upload is read, whether it could be kept. Raises QuotaExceeded."""
@@ -43,11 +41,19 @@ class Datasets:
         with self._db.read() as connection:
             return find_dataset(connection, tenant_id, dataset_id)
 
-    def page(self, tenant_id: str, *, after: str | None = None, limit: int = 20) -> Page:
-        where = datasets.c.tenant_id == tenant_id
+    def page(
+        self, tenant_id: str, *, after: str | None = None, limit: int = 20, oldest: bool = False
+    ) -> Page:
+        """Newest first, or `oldest` first. Raises NotFound for an unknown cursor."""
         with self._db.read() as connection:
             return newest_first(
-                connection, datasets, where, after=after, limit=limit, record=_dataset
+                connection,
+                datasets,
+                _visible(connection, tenant_id),
+                after=after,
+                limit=limit,
+                record=_dataset,
+                oldest=oldest,
             )
 
     def derived(self, tenant_id: str, dataset_id: str) -> Derived:
@@ -65,11 +71,11 @@ class Datasets:
         with self._db.write() as connection:
             if derived:
                 hold(connection, tenant_id)  # nobody posts a job that starts from any of it
-            if connection.scalar(sa.select(datasets.c.id).where(mine).with_for_update()) is None:
-                raise NotFound("dataset", dataset_id)
-            for what, id, spec in _needing_rows(connection, tenant_id):
-                if dataset_id in named_in(spec):
-                    raise InUse(f"{what} {id} still needs dataset {dataset_id}; cancel it first.")
+            lock = sa.select(datasets.c.id).where(mine).with_for_update()
+            connection.execute(lock)
+            find_dataset(connection, tenant_id, dataset_id)
+            if needed := _needed(connection, tenant_id).get(dataset_id):
+                raise InUse(f"{needed} still needs dataset {dataset_id}; cancel it first.")
             found = derived_from(connection, tenant_id, dataset_id)
             if derived:
                 for adapter_id in found.adapters:
@@ -78,6 +84,55 @@ class Datasets:
             connection.execute(datasets.delete().where(mine))
             note(connection, tenant_id, "dataset.delete", dataset_id)
             return found
+
+    def expire(self) -> list[Dataset]:
+        """Forget the datasets whose time is over and that no job needs; whose bytes can then go."""
+        with self._db.read() as connection:
+            query = sa.select(datasets.c.id).where(_late()).limit(EXPIRED_AT_ONCE)
+            late = list(connection.scalars(query))
+        return [gone for dataset_id in late if (gone := self._expire(dataset_id)) is not None]
+
+    def _expire(self, dataset_id: str) -> Dataset | None:
+        query = sa.select(datasets).where(datasets.c.id == dataset_id).with_for_update()
+        with self._db.write() as connection:
+            row = connection.execute(query).mappings().first()
+            if row is None or dataset_id in _needed(connection, row["tenant_id"]):
+                return None
+            connection.execute(datasets.delete().where(datasets.c.id == dataset_id))
+            note(connection, row["tenant_id"], "dataset.expire", dataset_id)
+            return _dataset(row)
+
+
+def add_dataset(connection: sa.Connection, dataset: Dataset, defaults: Quotas) -> Dataset:
+    """A dataset's row, in the caller's transaction. Raises QuotaExceeded."""
+    values = dataset.model_dump(mode="json") | {"created_at": now()}
+    query = datasets.insert().values(values).returning(datasets)
+    require_bytes(connection, dataset.tenant_id, dataset.size_bytes, defaults)
+    note(connection, dataset.tenant_id, "dataset.create", dataset.id)
+    return _dataset(connection.execute(query).mappings().one())
+
+
+def _visible(connection: sa.Connection, tenant_id: str) -> sa.ColumnElement[bool]:
+    """The tenant's datasets, but for those past their time that no job needs."""
+    mine = datasets.c.tenant_id == tenant_id
+    late = sa.select(datasets.c.id).where(mine, _late()).limit(1)
+    if connection.scalar(late) is None:
+        return mine
+    kept = datasets.c.id.in_(_needed(connection, tenant_id))
+    return sa.and_(mine, sa.or_(unexpired(), kept))
+
+
+def _late() -> sa.ColumnElement[bool]:
+    return sa.and_(datasets.c.expires_after_s.is_not(None), sa.not_(unexpired()))
+
+
+def _needed(connection: sa.Connection, tenant_id: str) -> dict[str, str]:
+    """The datasets that jobs or stages need which have not ended, and who needs each."""
+    return {
+        dataset_id: f"{what} {id}"
+        for what, id, spec in _needing_rows(connection, tenant_id)
+        for dataset_id in named_in(spec)
+    }
 
 
 def _needing_rows(
@@ -100,14 +155,14 @@ def find_dataset(
     connection: sa.Connection, tenant_id: str, dataset_id: str, *, lock: bool = False
 ) -> Dataset:
     """The tenant's dataset; with `lock` it cannot be deleted before this transaction ends."""
-    query = sa.select(datasets).where(
+    query = sa.select(datasets, _late().label("late")).where(
         datasets.c.tenant_id == tenant_id, datasets.c.id == dataset_id
     )
     row = connection.execute(query.with_for_update(read=True) if lock else query).mappings().first()
-    if row is None:
+    if row is None or (row["late"] and dataset_id not in _needed(connection, tenant_id)):
         raise NotFound("dataset", dataset_id)
     return _dataset(row)
 
 
 def _dataset(row: sa.RowMapping) -> Dataset:
-    return Dataset.model_validate(dict(row))
+    return Dataset.model_validate({name: row[name] for name in Dataset.model_fields})

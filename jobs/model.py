@@ -172,6 +172,8 @@ class ApiKey(Record):
 
 
 class Dataset(Record):
+    """`expires_after_s` counts from `created_at`; None: it stays until it is deleted."""
+
     id: str
     tenant_id: str
     name: str
@@ -182,6 +184,37 @@ class Dataset(Record):
     sha256: str
     duplicates: int
     warnings: tuple[str, ...]
+    created_at: float
+    expires_after_s: int | None = None
+
+    @property
+    def expires_at(self) -> float | None:
+        return None if self.expires_after_s is None else self.created_at + self.expires_after_s
+
+
+class Upload(Record):
+    """A file that comes in parts, of `size_bytes` together; `expires_after_s` is of its dataset.
+
+    `late`: its hour is over. `completed_by` is the hash of what completed it.
+    """
+
+    id: str
+    tenant_id: str
+    name: str
+    format: DatasetFormat
+    size_bytes: int
+    expires_after_s: int | None
+    status: Literal["pending", "completed", "cancelled"]
+    dataset_id: str | None = None
+    completed_by: str | None = None
+    created_at: float
+    late: bool = False
+
+
+class UploadPart(Record):
+    id: str
+    upload_id: str
+    size_bytes: int
     created_at: float
 
 

@@ -23,8 +23,12 @@ def newest_first(
     after: str | None,
     limit: int,
     record: Callable[[sa.RowMapping], T],
+    oldest: bool = False,
 ) -> Page:
-    """One page of `table`, newest first. Raises NotFound when `after` is not in the list."""
+    """One page of `table`, newest first, or `oldest` first where that is asked for.
+
+    Raises NotFound when `after` is not in the list.
+    """
     query = sa.select(table).where(where)
     if after is not None:
         key = sa.select(table.c.created_at).where(where, table.c.id == after)
@@ -32,7 +36,9 @@ def newest_first(
         if created_at is None:
             raise NotFound("cursor", after)
         position = sa.tuple_(table.c.created_at, table.c.id)
-        query = query.where(position < sa.tuple_(sa.literal(created_at), sa.literal(after)))
-    query = query.order_by(table.c.created_at.desc(), table.c.id.desc()).limit(limit + 1)
-    rows = connection.execute(query).mappings().all()
+        seen = sa.tuple_(sa.literal(created_at), sa.literal(after))
+        query = query.where(position > seen if oldest else position < seen)
+    order = [table.c.created_at, table.c.id]
+    query = query.order_by(*(order if oldest else [column.desc() for column in order]))
+    rows = connection.execute(query.limit(limit + 1)).mappings().all()
     return Page([record(row) for row in rows[:limit]], len(rows) > limit)

@@ -17,9 +17,11 @@ from jobs.tables import (
     adapters,
     datasets,
     jobs,
+    now,
     pipeline_stages,
     tenant_quotas,
     tenants,
+    uploads,
 )
 
 
@@ -144,12 +146,34 @@ def _require_bytes(connection: sa.Connection, tenant_id: str, wanted: int, quota
 
 
 def stored_bytes(connection: sa.Connection, tenant_id: str) -> int:
-    """Of a tenant's datasets and adapters; checkpoints, which go by themselves, do not count."""
+    """Of a tenant's datasets and adapters, and what uploads that are under way will have.
+
+    Checkpoints, which go by themselves, do not count, and no file that is past its time.
+    """
+    counted: dict[sa.Table, sa.ColumnElement[bool]] = {
+        datasets: unexpired(),
+        adapters: sa.true(),
+        uploads: under_way(),
+    }
     total = 0
-    for table in (datasets, adapters):
+    for table, where in counted.items():
         query = sa.select(sa.func.coalesce(sa.func.sum(table.c.size_bytes), 0))
-        total += int(connection.scalar(query.where(table.c.tenant_id == tenant_id)) or 0)
+        total += int(connection.scalar(query.where(table.c.tenant_id == tenant_id, where)) or 0)
     return total
+
+
+UPLOAD_S = 3600.0  # from an upload's start to its end, at most
+
+
+def unexpired() -> sa.ColumnElement[bool]:
+    """Datasets whose time is not over."""
+    ends_at = datasets.c.created_at + datasets.c.expires_after_s
+    return sa.or_(datasets.c.expires_after_s.is_(None), ends_at > now())
+
+
+def under_way() -> sa.ColumnElement[bool]:
+    """Uploads that can still be completed."""
+    return sa.and_(uploads.c.status == "pending", uploads.c.created_at + UPLOAD_S > now())
 
 
 def may_run(connection: sa.Connection, tenant_id: str, defaults: Quotas) -> bool:

@@ -12,6 +12,7 @@ from jobs.quotas import DEFAULTS, Quotas, TenantQuotas
 from jobs.spending import Spending
 from jobs.tenants import Tenants
 from jobs.throughputs import Throughputs
+from jobs.uploads import Uploads
 
 
 class Store:
@@ -32,6 +33,7 @@ class Store:
         self.spending = Spending(self.database, quotas)
         self.audit = Audit(self.database)
         self.datasets = Datasets(self.database, quotas)
+        self.uploads = Uploads(self.database, quotas)
         self.jobs = Board(self.database, quotas)
         self.pipelines = Pipelines(self.database, quotas)
         self.leases = Leases(

@@ -112,7 +112,36 @@ datasets = sa.Table(
     sa.Column("duplicates", sa.BigInteger, nullable=False),
     sa.Column("warnings", sa.JSON, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("expires_after_s", sa.BigInteger),
     sa.Index("ix_datasets_tenant_created", "tenant_id", "created_at", "id"),
+    sa.Index("ix_datasets_expires", "expires_after_s"),
+)
+
+# Files that come in parts. A completed one has its dataset, and no parts any more.
+uploads = sa.Table(
+    "uploads",
+    metadata,
+    _id(primary_key=True),
+    _id("tenant_id", nullable=False),
+    sa.Column("name", sa.String(256), nullable=False),
+    sa.Column("format", sa.String(16), nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("expires_after_s", sa.BigInteger),
+    sa.Column("status", sa.String(16), nullable=False),
+    _id("dataset_id"),
+    sa.Column("completed_by", sa.String(64)),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Index("ix_uploads_tenant_status", "tenant_id", "status"),
+    sa.Index("ix_uploads_created_at", "created_at"),
+)
+
+upload_parts = sa.Table(
+    "upload_parts",
+    metadata,
+    _id(primary_key=True),
+    _id("upload_id", nullable=False, index=True),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
 )
 
 jobs = sa.Table(

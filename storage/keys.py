@@ -3,6 +3,7 @@
 tenants/{tenant}/datasets/{dataset}/source
 tenants/{tenant}/jobs/{job}/attempts/{attempt}/checkpoints/{step}/{file}
 tenants/{tenant}/adapters/{adapter}/{file}
+tenants/{tenant}/uploads/{upload}/{part}
 index/adapters/{adapter}.json
 """
 
@@ -21,6 +22,7 @@ _OWNED = re.compile(
     r"tenants/(?P<tenant>tn_[0-9a-f]{24})/(?:"
     r"datasets/(?P<dataset>ds_[0-9a-f]{24})/|"
     r"adapters/(?P<adapter>ad_[0-9a-f]{24})/|"
+    r"uploads/(?P<upload>up_[0-9a-f]{24})/|"
     r"jobs/(?P<job>job_[0-9a-f]{24})/attempts/(?P<attempt>\d{6})/checkpoints/(?P<step>\d{10})/)"
 )
 _POINTER = re.compile(r"index/adapters/(?P<adapter>ad_[0-9a-f]{24})\.json")
@@ -29,7 +31,7 @@ _POINTER = re.compile(r"index/adapters/(?P<adapter>ad_[0-9a-f]{24})\.json")
 class Owned(NamedTuple):
     """What the objects under a prefix belong to; `id` of a checkpoint is its job's."""
 
-    kind: Literal["dataset", "adapter", "checkpoint", "pointer"]
+    kind: Literal["dataset", "adapter", "upload", "checkpoint", "pointer"]
     tenant_id: str
     id: str
     prefix: str
@@ -47,6 +49,8 @@ def owned(key: str) -> Owned | None:
         return Owned("dataset", tenant_id, found["dataset"], prefix)
     if found["adapter"]:
         return Owned("adapter", tenant_id, found["adapter"], prefix)
+    if found["upload"]:
+        return Owned("upload", tenant_id, found["upload"], prefix)
     attempt, step = int(found["attempt"]), int(found["step"])
     return Owned("checkpoint", tenant_id, found["job"], prefix, attempt, step)
 
@@ -65,6 +69,16 @@ def dataset_prefix(tenant_id: str, dataset_id: str) -> str:
 def dataset_source(tenant_id: str, dataset_id: str) -> str:
     """The bytes of a dataset as they were uploaded."""
     return dataset_prefix(tenant_id, dataset_id) + "source"
+
+
+def upload_prefix(tenant_id: str, upload_id: str) -> str:
+    """All parts of one upload."""
+    return f"{_tenant(tenant_id)}uploads/{_id('up', upload_id)}/"
+
+
+def upload_part(tenant_id: str, upload_id: str, part_id: str) -> str:
+    """One part of a file that comes in parts."""
+    return upload_prefix(tenant_id, upload_id) + _id("pt", part_id)
 
 
 def job_prefix(tenant_id: str, job_id: str) -> str:

@@ -128,9 +128,9 @@ def ask(
 ) -> tuple[Asked, ChatAnswer, Insisted | None]:
     """Render under the model's own contract. Raises what `voice_named` does, and Invalid."""
     voice = voice_named(services, tenant_id, body.model, body.adapters)
-    tools = offered(voice, body.tools, body.tool_choice)
+    tools = offered(body.tools, body.tool_choice)
     call = insisted(body.tools, body.tool_choice)
-    prompt = voice.renderer.prompt_ids(turns_of(body.messages, voice.renderer), tools)
+    prompt = voice.renderer.prompt_ids(turns_of(body.messages), tools)
     wire = asked(services, tenant_id, voice, [prompt], body.sampling(call))
     answer = ChatAnswer(
         body.model,

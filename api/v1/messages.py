@@ -1,20 +1,20 @@
 """The messages of a chat, in OpenAI's shapes, and as chat templates read them."""
 
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from api.envelope import Body
 from api.errors import Invalid
 from api.v1.sampling import Unheeded, refused
-from engine.render import Renderer
+from engine.rows import FunctionCall, Message, RichMessage, Role, ToolCall
 
 MAX_MESSAGES = 512
 
 
 class Part(Body):
-    """One of several texts of a message; they are joined by line breaks."""
+    """One of several texts of a message; they are joined as they are."""
 
     type: Literal["text", "refusal"]
     text: str | None = None
@@ -67,40 +67,34 @@ class ChatMessage(Body):
     function_call: Annotated[None, refused("give `tool_calls`, which replaced it")] = None
 
     @property
-    def text(self) -> str | None:
+    def words(self) -> str | None:
         if self.content is None or isinstance(self.content, str):
             return self.refusal if self.content is None else self.content
-        return "\n".join(part.words or "" for part in self.content)
+        return "".join(part.words or "" for part in self.content)
 
 
-def turns_of(messages: tuple[ChatMessage, ...], renderer: Renderer) -> list[dict[str, Any]]:
-    """As a chat template reads them. Raises Invalid where it would leave something out."""
-    return [_turn(message, f"messages.{i}", renderer) for i, message in enumerate(messages)]
+def turns_of(messages: tuple[ChatMessage, ...]) -> list[Message]:
+    """As chat templates read them. Raises Invalid where a message says nothing, or nonsense."""
+    return [_turn(message, f"messages.{i}") for i, message in enumerate(messages)]
 
 
-def _turn(message: ChatMessage, where: str, renderer: Renderer) -> dict[str, Any]:
-    text = message.text
+def _turn(message: ChatMessage, where: str) -> Message:
+    text = message.words
     if text is None and not message.tool_calls:
         raise Invalid("A message needs a `content`; give a text.", param=f"{where}.content")
-    turn: dict[str, Any] = {
-        "role": "system" if message.role == "developer" else message.role,
-        "content": text or "",
-    }
-    for field in ("name", "tool_call_id"):
-        if (value := getattr(message, field)) is not None:
-            turn[field] = value
-    if message.tool_calls:
-        if not renderer.takes_tool_calls:
-            raise Invalid(
-                "This model's chat template does not write tool calls; leave `tool_calls` out.",
-                param=f"{where}.tool_calls",
-            )
-        turn["tool_calls"] = [_call(call, where) for call in message.tool_calls]
-    return turn
+    role: Role = "system" if message.role == "developer" else message.role
+    if not message.tool_calls and message.name is None and message.tool_call_id is None:
+        return Message(role=role, content=text or "")
+    return RichMessage(
+        role=role,
+        content=text or "",
+        name=message.name,
+        tool_calls=tuple(_call(call, where) for call in message.tool_calls or ()),
+        tool_call_id=message.tool_call_id,
+    )
 
 
-def _call(call: MessageToolCall, where: str) -> dict[str, Any]:
-    """Templates write the arguments as JSON themselves, so they are given the object."""
+def _call(call: MessageToolCall, where: str) -> ToolCall:
     try:
         arguments = json.loads(call.function.arguments)
     except (ValueError, RecursionError):
@@ -110,5 +104,5 @@ def _call(call: MessageToolCall, where: str) -> dict[str, Any]:
             f"The arguments of tool call {call.id!r} are not a JSON object.",
             param=f"{where}.tool_calls",
         )
-    function = {"name": call.function.name, "arguments": arguments}
-    return {"id": call.id, "type": "function", "function": function}
+    function = FunctionCall(name=call.function.name, arguments=call.function.arguments)
+    return ToolCall(id=call.id, function=function)

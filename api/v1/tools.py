@@ -13,7 +13,6 @@ from pydantic import Field, JsonValue
 
 from api.envelope import Body, Wire, absent
 from api.errors import Invalid
-from api.speaking import Voice
 
 FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 NO_PARAMETERS: dict[str, JsonValue] = {
@@ -117,16 +116,10 @@ def new_call_id() -> str:
     return f"call_{uuid4().hex[:24]}"
 
 
-def offered(voice: Voice, tools: Tools | None, choice: ToolChoice | None) -> list[Any] | None:
-    """The tools for the chat template; none with `tool_choice` none. Raises Invalid."""
+def offered(tools: Tools | None, choice: ToolChoice | None) -> list[Any]:
+    """The tools for the chat template; none with `tool_choice` none."""
     if not tools or choice == "none":
-        return None
-    if not voice.renderer.takes_tools:
-        raise Invalid(
-            f"The chat template of model {voice.model!r} takes no tools, so the model would not "
-            "see them; leave `tools` out, or name a model whose template has them.",
-            param="tools",
-        )
+        return []
     return [tool.model_dump(mode="json", exclude_none=True) for tool in tools]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from engine.rows.model import MAX_LINE_BYTES
 from engine.rows.parser import TOO_LONG, Unreadable
-from engine.rows.spellings import Fault
+from engine.rows.written import Fault
 
 
 class Lines:

@@ -31,16 +31,75 @@ class Message(Record):
     role: Role
     content: str
 
+    def shown(self) -> dict[str, Any]:
+        """What a chat template sees of it."""
+        return {"role": self.role, "content": self.content}
+
+
+class FunctionCall(Record):
+    """`arguments` are an object, as JSON."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(Record):
+    """One call of a tool by the assistant; `id` is what the tool's answer names."""
+
+    id: str | None = None
+    function: FunctionCall
+
+    def shown(self) -> dict[str, Any]:
+        """Templates write arguments as JSON themselves, so they are given the object."""
+        arguments = json.loads(self.function.arguments)
+        function = {"name": self.function.name, "arguments": arguments}
+        named = {} if self.id is None else {"id": self.id}
+        return named | {"type": "function", "function": function}
+
+
+class RichMessage(Message):
+    """A message that says more: its speaker's name, calls of tools, or which call it answers."""
+
+    name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+    def shown(self) -> dict[str, Any]:
+        more: dict[str, Any] = {}
+        if self.name is not None:
+            more["name"] = self.name
+        if self.tool_calls:
+            more["tool_calls"] = [call.shown() for call in self.tool_calls]
+        if self.tool_call_id is not None:
+            more["tool_call_id"] = self.tool_call_id
+        return super().shown() | more
+
 
 class Conversation(Record):
     """What an assistant said and is to learn to say.
 
     The first `context` messages are never learned, whoever said them: that is how a row written as
-    prompt and completion learns its completion alone. In a row of `messages` it is 0.
+    prompt and completion learns its completion alone. In a row of `messages` it is 0, and those
+    with a weight of 0 are `unlearned`, by their places. `tools_json` is the list of the tools that
+    the assistant has, as JSON.
     """
 
     messages: tuple[Message, ...]
     context: int = 0
+    unlearned: tuple[int, ...] = ()
+    tools_json: str = "[]"
+
+    @property
+    def tools(self) -> list[dict[str, Any]]:
+        return tools_of(self.tools_json)
+
+    def learned(self) -> list[int]:
+        """The places of the messages that are learned."""
+        return [
+            place
+            for place in range(self.context, len(self.messages))
+            if self.messages[place].role == "assistant" and place not in self.unlearned
+        ]
 
 
 class Preference(Record):
@@ -54,6 +113,11 @@ class Preference(Record):
     chosen: tuple[Message, ...]
     rejected: tuple[Message, ...]
     margin: float = 0.0
+    tools_json: str = "[]"
+
+    @property
+    def answers(self) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+        return self.chosen, self.rejected
 
 
 class Prompt(Record):
@@ -65,11 +129,16 @@ class Prompt(Record):
 
     prompt: tuple[Message, ...]
     item_json: str = "{}"
+    tools_json: str = "[]"
 
     @property
     def item(self) -> dict[str, Any]:
         value: dict[str, Any] = json.loads(self.item_json)
         return value
+
+    @property
+    def tools(self) -> list[dict[str, Any]]:
+        return tools_of(self.tools_json)
 
 
 class Rating(Record):
@@ -78,6 +147,11 @@ class Rating(Record):
     prompt: tuple[Message, ...]
     completion: tuple[Message, ...]
     label: bool
+
+
+def tools_of(tools_json: str) -> list[dict[str, Any]]:
+    value: list[dict[str, Any]] = json.loads(tools_json)
+    return value
 
 
 Row = Conversation | Preference | Prompt | Rating

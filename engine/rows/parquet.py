@@ -13,7 +13,7 @@ from pyarrow import types
 
 from engine.rows.model import MAX_LINE_BYTES, MAX_ROWS, RowType
 from engine.rows.parser import TOO_LONG, RowInvalid, RowParser, Unreadable
-from engine.rows.spellings import Fault
+from engine.rows.written import Fault
 
 BATCH_ROWS = 256
 BATCH_BYTES = 64 << 20

@@ -16,7 +16,9 @@ from engine.rows.model import (
     MAX_PROBLEMS_SHOWN,
     RowType,
 )
-from engine.rows.spellings import SPELLINGS, Fault, Spelling, Written, accepted, texts
+from engine.rows.rules import NATIVE, Rules
+from engine.rows.spellings import SPELLINGS, Spelling, accepted, always
+from engine.rows.written import Fault, Written, count_messages, texts
 
 # An escaped NUL, or an ASCII letter escaped for no reason: it may hide a key that is there twice.
 ODD_ESCAPE = re.compile(rb"\\u00(?:00|[67])")
@@ -51,8 +53,8 @@ class Unreadable(RowInvalid):
 class RowParser:
     """Parses records of one row type; without one, the first good record decides it."""
 
-    def __init__(self, row_type: RowType | None = None) -> None:
-        self.row_type = row_type
+    def __init__(self, row_type: RowType | None = None, rules: Rules = NATIVE) -> None:
+        self.row_type, self._rules = row_type, rules
         self._latest: Spelling | None = None
 
     def parse(self, record: bytes | Mapping[str, Any] | RowInvalid) -> Written:
@@ -72,13 +74,13 @@ class RowParser:
 
     def _line(self, line: bytes) -> Written:
         """Rows tend to be spelt as the row before, so that is tried first."""
-        if self._latest is not None:
+        if self._latest is not None and not self._latest.model.any_keys:
             try:
                 written: Written = self._latest.model.__pydantic_validator__.validate_json(line)
             except ValidationError:
                 pass
             else:
-                if is_plain(line, written, self._latest.keys) and not written.faults():
+                if is_plain(line, written, self._latest.keys) and not self._faults(written):
                     return written
         return self._line_with_care(line)
 
@@ -101,7 +103,7 @@ class RowParser:
 
     def _accept(self, spelling: Spelling, written: Written) -> Written:
         said = list(texts(written))
-        faults = written.faults()
+        faults = self._faults(written)
         faults += [Fault(name, "has a NUL character; remove it") for name, t in said if "\0" in t]
         if count_messages(written) > MAX_MESSAGES:
             faults.append(Fault(None, f"has more than {MAX_MESSAGES} messages; split the row"))
@@ -112,37 +114,39 @@ class RowParser:
         self.row_type, self._latest = spelling.row_type, spelling
         return written
 
+    def _faults(self, written: Written) -> list[Fault]:
+        return written.faults() or self._rules.faults(written)
+
     def _choose(self, record: Mapping[str, Any]) -> Spelling:
         """The spelling that fits these field names; raises RowInvalid when none does."""
         if self._latest is not None and self._latest.fits(record):
             return self._latest
-        fitting = next((s for s in SPELLINGS if s.fits(record)), None)
-        if fitting and self.row_type in (None, fitting.row_type):
-            return fitting
-        if fitting:
-            said = f"is a {fitting.row_type} row in a dataset of {self.row_type} rows"
+        fitting = [s for s in SPELLINGS if s.fits(record)]
+        meant = self.row_type or self._rules.meant(record)
+        if wanted := next((s for s in fitting if s.row_type == meant), None):
+            return wanted
+        found = next((s for s in fitting if s.decides(record)), None)
+        if found and self.row_type is None:
+            return found
+        if found:
+            said = f"is a {found.row_type} row in a dataset of {self.row_type} rows"
             raise RowInvalid([Fault(None, f"{said}; {accepted(self.row_type)}")])
         raise RowInvalid(self._misfits(record))
 
     def _misfits(self, record: Mapping[str, Any]) -> list[Fault]:
         """Names what is unknown and what is missing, against the nearest spelling."""
-        ours = [s for s in SPELLINGS if self.row_type in (None, s.row_type)]
+        fixed = [s for s in SPELLINGS if s.decides is always]
+        ours = [s for s in fixed if self.row_type in (None, s.row_type)]
         nearest = max(ours, key=lambda s: (len(s.required & record.keys()), -len(s.required)))
         ways = accepted(self.row_type)
+        if not nearest.listed:
+            ways = f"a {nearest.row_type} row is {nearest}"
         unknown = [name for name in record if name not in nearest.allowed]
         faults = [Fault(shorten(n), f"is an unknown field; {ways}") for n in unknown]
         missing = [n for n in nearest.model.model_fields if n in nearest.required - record.keys()]
         if len(missing) < len(nearest.required):
             faults += [Fault(name, f"is missing; {ways}") for name in missing]
         return faults or [Fault(None, f"has no fields; {ways}")]
-
-
-def count_messages(written: Written) -> int:
-    count = 0
-    for value in written.__dict__.values():
-        if isinstance(value, tuple):
-            count += len(value)
-    return count
 
 
 def is_plain(line: bytes, written: Written, keys: tuple[bytes, ...]) -> bool:
@@ -245,6 +249,8 @@ def path_of(detail: ErrorDetails) -> str:
 
 def wording(detail: ErrorDetails, spelling: Spelling) -> str:
     context = detail.get("ctx", {})
+    if spelling.wording is not None and (said := spelling.wording(detail)):
+        return said
     match detail["type"]:
         case "string_unicode":
             return "is not UTF-8"

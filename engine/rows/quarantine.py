@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from engine.rows.parser import RowParser, Unreadable
-from engine.rows.spellings import Fault
+from engine.rows.written import Fault
 
 CRASHED = "cannot be read as Parquet, write the file again (its reader crashed)"
 

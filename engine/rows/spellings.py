@@ -1,13 +1,14 @@
 """How rows may be written: one wire model a spelling, and the choice between them."""
 
 import json
-from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
+from pydantic_core import ErrorDetails
 
+from engine.rows import openai
 from engine.rows.model import (
     MAX_MARGIN,
     MAX_MESSAGES,
@@ -19,34 +20,16 @@ from engine.rows.model import (
     Row,
     RowType,
 )
+from engine.rows.written import Fault, Written, is_blank
 
 Messages = Annotated[tuple[Message, ...], Field(min_length=1, max_length=MAX_MESSAGES)]
 Text = str | Messages
 Margin = Annotated[float, Field(ge=0, le=MAX_MARGIN, allow_inf_nan=False)]
 
 
-class Fault(NamedTuple):
-    """A problem that does not know its line yet."""
-
-    field: str | None
-    message: str
-
-
-class Written(BaseModel):
-    """A row as its author spelt it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    @abstractmethod
-    def row(self) -> Row:
-        """The row that is meant."""
-
-    @abstractmethod
-    def faults(self) -> list[Fault]:
-        """What the types cannot say; empty for a good row."""
-
-
 class WrittenMessages(Written):
+    learns: ClassVar[bool] = True
+
     messages: Messages
 
     def row(self) -> Row:
@@ -148,10 +131,6 @@ def spoken(role: Annotated[str, "user or assistant"], text: Text) -> tuple[Messa
     return text
 
 
-def is_blank(text: str) -> bool:
-    return not text or text.isspace()
-
-
 def blank_answers(name: str, messages: tuple[Message, ...]) -> list[Fault]:
     return [
         Fault(f"{name}[{i}].content", "is blank; an assistant message needs text to learn")
@@ -183,25 +162,33 @@ def item_faults(item: dict[str, JsonValue] | None) -> list[Fault]:
     return []
 
 
-def texts(written: Written) -> Iterator[tuple[str, str]]:
-    """Every text of a row with the field it stands in."""
-    for name, value in written:
-        if isinstance(value, str):
-            yield name, value
-        elif isinstance(value, tuple):
-            for i, message in enumerate(value):
-                yield f"{name}[{i}].content", message.content
+Test = Callable[[Mapping[str, Any]], bool]
+
+
+def always(record: Mapping[str, Any]) -> bool:
+    return True
+
+
+def is_plain_talk(record: Mapping[str, Any]) -> bool:
+    return not openai.is_chat(record["messages"])
 
 
 @dataclass(frozen=True)
 class Spelling:
-    """One way to write a row type: the fields it needs, those it allows, and its wire model."""
+    """One way to write a row type: the fields it needs, those it allows, and its wire model.
+
+    `suits` says whether a record with these fields is meant so; `decides`, whether it is meant so
+    where nothing yet says what the rows of the dataset are.
+    """
 
     row_type: RowType
     model: type[Written]
     required: frozenset[str]
     allowed: frozenset[str]
     keys: tuple[bytes, ...]  # as they stand in JSON
+    suits: Test = always
+    decides: Test = always
+    wording: Callable[[ErrorDetails], str | None] | None = None
 
     def __str__(self) -> str:
         optional = [
@@ -214,24 +201,37 @@ class Spelling:
     def extra(self) -> frozenset[str]:
         return self.allowed - self.required
 
+    @property
+    def listed(self) -> bool:
+        """OpenAI's formats are documented by OpenAI."""
+        return self.wording is None
+
     def fits(self, record: Mapping[str, object]) -> bool:
-        return self.required <= record.keys() <= self.allowed
+        known = self.model.model_config.get("extra") == "allow" or record.keys() <= self.allowed
+        return known and self.required <= record.keys() and self.suits(record)
 
 
-def _spelling(row_type: RowType, model: type[Written]) -> Spelling:
+def _spelling(row_type: RowType, model: type[Written], **more: Any) -> Spelling:
     fields = model.model_fields
     required = frozenset(name for name, field in fields.items() if field.is_required())
     keys = tuple(f'"{name}"'.encode() for name in fields)
-    return Spelling(row_type, model, required, frozenset(fields), keys)
+    return Spelling(row_type, model, required, frozenset(fields), keys, **more)
+
+
+def _openai(row_type: RowType, model: type[Written], **more: Any) -> Spelling:
+    return _spelling(row_type, model, wording=openai.wording, **more)
 
 
 SPELLINGS = (
-    _spelling("conversation", WrittenMessages),
+    _spelling("conversation", WrittenMessages, suits=is_plain_talk),
     _spelling("conversation", WrittenCompletion),
     _spelling("conversation", WrittenInstruction),
     _spelling("preference", WrittenPreference),
     _spelling("prompt", WrittenPrompt),
     _spelling("rating", WrittenRating),
+    _openai("conversation", openai.WrittenChat),
+    _openai("preference", openai.WrittenOutputs),
+    _openai("prompt", openai.WrittenReference, decides=openai.is_asked),
 )
 
 
@@ -239,6 +239,7 @@ def accepted(row_type: RowType | None) -> str:
     """The spellings of a row type (of all of them for None), for an error message."""
     kinds = dict.fromkeys(s.row_type for s in SPELLINGS) if row_type is None else [row_type]
     return "; ".join(
-        f"a {kind} row is " + " or ".join(str(s) for s in SPELLINGS if s.row_type == kind)
+        f"a {kind} row is "
+        + " or ".join(str(s) for s in SPELLINGS if s.row_type == kind and s.listed)
         for kind in kinds
     )

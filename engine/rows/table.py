@@ -8,7 +8,7 @@ from typing import Any
 from engine.rows.jsonl import Lines
 from engine.rows.model import MAX_LINE_BYTES
 from engine.rows.parser import TOO_LONG, RowInvalid, RowParser, Unreadable, json_of
-from engine.rows.spellings import Fault
+from engine.rows.written import Fault
 
 # The csv module refuses cells above 128 KiB unless told; ours are bounded with their record.
 csv.field_size_limit(MAX_LINE_BYTES)

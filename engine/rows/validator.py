@@ -21,8 +21,9 @@ from engine.rows.model import (
 )
 from engine.rows.parser import RowInvalid, RowParser, Unreadable
 from engine.rows.quarantine import ParquetRecords
-from engine.rows.spellings import Fault
+from engine.rows.rules import NATIVE, Rules
 from engine.rows.table import CsvRecords
+from engine.rows.written import Fault
 
 BLOCK_BYTES = 1 << 20
 HEAD_BYTES = 8
@@ -70,17 +71,20 @@ class RowValidator:
     """Checks, counts and hashes a dataset in bounded memory, however it is chunked.
 
     Without a row type the first good row decides it. feed() raises DatasetInvalid early when a
-    limit is passed or nothing more can be read; close() raises it for everything else.
+    limit is passed or nothing more can be read; close() raises it for everything else. `rules` are
+    what the file must keep to beyond that.
     """
 
-    def __init__(self, format: DatasetFormat, row_type: RowType | None = None) -> None:
-        self._format = format
-        self._parser = RowParser(row_type)
+    def __init__(
+        self, format: DatasetFormat, row_type: RowType | None = None, rules: Rules = NATIVE
+    ) -> None:
+        self._format, self._rules = format, rules
+        self._parser = RowParser(row_type, rules)
         self._records = open_records(format, self._parser)
         self._head: bytes | None = b""
         self._sha256 = hashlib.sha256()
         self._bytes = 0
-        self._rows = 0
+        self._rows = self._line = 0
         self._row_hashes = array("q")  # 8 bytes a row where a set would take 60
         self._problems: list[Problem] = []
         self._total = 0
@@ -120,6 +124,11 @@ class RowValidator:
         if not self._rows and not self._total:
             what = "the file has no rows" if self._bytes else "the file is empty"
             self._note(1, [Fault(None, f"{what}; upload at least one row")])
+        elif self._rows < self._rules.min_rows and not self._total:
+            said = (
+                f"is the last of {self._rows} examples; at least {self._rules.min_rows} are needed"
+            )
+            self._note(self._line, [Fault(None, said)])
         if self._total or self._parser.row_type is None:
             raise self._invalid()
         return Report(
@@ -153,6 +162,7 @@ class RowValidator:
 
     def _check(self, line: int, record: bytes | Mapping[str, Any] | RowInvalid) -> None:
         self._rows += 1
+        self._line = line
         if self._rows > MAX_ROWS:
             self._note(line, [Fault(None, f"is past row {MAX_ROWS:,}; split the dataset")])
             self._stop()

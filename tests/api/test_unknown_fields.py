@@ -41,6 +41,14 @@ BODIES: dict[str, dict[str, Any]] = {
         "completions": ["hello"],
     },
     "/graders/validate": {"grader": GRADER},
+    "/v1/uploads": {
+        "bytes": 1,
+        "filename": "a.jsonl",
+        "mime_type": "text/plain",
+        "purpose": "fine-tune",
+        "expires_after": {"anchor": "created_at", "seconds": 3600},
+    },
+    "/v1/uploads/{id}/complete": {"part_ids": ["pt_" + "0" * 24]},
     "/graders/run": {"grader": GRADER, "model_sample": "x"},
 }
 
@@ -75,7 +83,8 @@ async def test_a_field_that_is_not_there_is_refused(
             continue
         place[field] = "x"
         try:
-            answer = await client.post(route, json=BODIES[route])
+            url = route.replace("{id}", "up_" + "0" * 24)
+            answer = await client.post(url, json=BODIES[route])
         finally:
             del place[field]
         error = answer.json()["error"]

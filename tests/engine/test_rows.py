@@ -238,7 +238,7 @@ ROWS: dict[str, st.SearchStrategy[Any]] = {
 
 def written(row: Row) -> dict[str, Any]:
     """A row as a client writes it."""
-    fields = row.model_dump(exclude={"context", "item_json"})
+    fields = row.model_dump(exclude={"context", "unlearned", "item_json", "tools_json"})
     return fields | {"item": row.item} if isinstance(row, Prompt) else fields
 
 

@@ -86,6 +86,7 @@ def requests_of(operation: Operation, ids: dict[str, str]) -> Iterator[dict[str,
     job = spec_for({"id": ids["datasets"]}, name=TEXT, metadata={"note": TEXT})
     judge = {"type": "score_model", "model": "tiny", "input": said}
     check = {"type": "string_check", "input": TEXT, "reference": TEXT, "operation": "eq"}
+    file = {"bytes": 9, "filename": TEXT, "mime_type": TEXT, "purpose": "fine-tune"}
     bodies: dict[str, list[dict[str, Any]]] = {
         "POST /jobs": [job, job | {"seed": TEXT}, job | {"init": "ad_" + "0" * 24}],
         "POST /jobs/estimate": [job, job | {"method": {"type": "sft", "max_length": TEXT}}],
@@ -104,6 +105,8 @@ def requests_of(operation: Operation, ids: dict[str, str]) -> Iterator[dict[str,
             {"grader": judge, "model_sample": TEXT},
         ],
         "POST /graders/validate": [{"grader": check}, {"grader": judge | {"range": TEXT}}],
+        "POST /v1/uploads": [file, file | {"purpose": TEXT}, file | {"bytes": TEXT}],
+        "POST /v1/uploads/{id}/complete": [{"part_ids": [TEXT], "md5": TEXT}],
     }
     for body in bodies.get(str(operation), ()):
         yield {"json": body}
@@ -130,6 +133,14 @@ def requests_of(operation: Operation, ids: dict[str, str]) -> Iterator[dict[str,
         ):
             yield {"params": {"format": format}, "content": text.encode()}
         yield {"files": {"file": ("rows.jsonl", json.dumps({"prompt": TEXT}).encode())}}
+    if str(operation) == "POST /v1/files":
+        for row in ({"messages": said}, {"messages": said, "reference": TEXT}, {"input": TEXT}):
+            sent = {"file": ("rows.jsonl", json.dumps(row).encode())}
+            yield {"files": sent, "data": {"purpose": "fine-tune"}}
+            yield {"files": sent, "data": {"purpose": "fine-tune", "x": TEXT}}
+    if str(operation) == "POST /v1/uploads/{id}/parts":
+        yield {"files": {"data": ("part", TEXT.encode())}}
+        yield {"files": {"data": ("part", b"x" * 8)}}
     if str(operation) == "POST /adapters/import":
         for archive in (tar_of(peft_files()), tar_of({"README.md": TEXT.encode()}), TEXT.encode()):
             yield {"params": {"base_model": "tiny"}, "content": archive}
@@ -141,9 +152,9 @@ async def go_through(
 ) -> list[httpx.Response]:
     answers = []
     for operation in operations:
-        id = ids.get(operation.path.split("/")[1], "")
+        id = ids.get(operation.path.removeprefix("/v1").split("/")[1], "")
         path = operation.path.replace("{id}", id).replace("{checkpoint_id}", "ck_" + "0" * 24)
-        if operation.method == "DELETE":
+        if operation.method == "DELETE" and id:
             path = path.replace(id, id[:-1] + ("0" if id[-1] != "0" else "1"))  # another one
         for request in requests_of(operation, ids):
             with suppress(AnswerBroken):  # it had begun: the server cuts the connection
@@ -157,8 +168,12 @@ async def ids(
 ) -> dict[str, str]:
     job = (await caller.post("/jobs", json=spec_for(dataset))).json()
     pipeline = (await caller.post("/pipelines", json={"stages": {"a": spec_for(dataset)}})).json()
+    wanted = {"bytes": 8, "filename": "a.jsonl", "mime_type": "text/plain", "purpose": "fine-tune"}
+    upload = (await caller.post("/v1/uploads", json=wanted)).json()
     return {
         "datasets": dataset["id"],
+        "files": dataset["id"],
+        "uploads": upload["id"],
         "jobs": job["id"],
         "pipelines": pipeline["id"],
         "adapters": publish_adapter(services, "ours", tmp_path / "adapter"),

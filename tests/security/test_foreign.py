@@ -99,6 +99,8 @@ BODIES: dict[str, Bodies | None] = {
     "POST /score": score_bodies,
     "POST /graders/run": grader_bodies,
     "POST /graders/validate": None,  # looks at nothing that is stored
+    "POST /v1/uploads": None,
+    "POST /v1/uploads/{id}/complete": None,  # the id in its path is looked at first
 }
 
 
@@ -123,6 +125,8 @@ async def ids(
     )
     services.store.leases.add_checkpoint(checkpoint)
     tenants = services.store.tenants
+    wanted = {"bytes": 8, "filename": "a.jsonl", "mime_type": "text/plain", "purpose": "fine-tune"}
+    upload = (await client.post("/v1/uploads", json=wanted)).json()
     deed = services.store.audit.page(tenants.find("ours").id, limit=1).data[0]
     return {
         "ds": dataset["id"],
@@ -131,6 +135,7 @@ async def ids(
         "ad": publish_adapter(services, "ours", tmp_path / "adapter"),
         "ck": checkpoint.id,
         "au": deed.id,
+        "up": upload["id"],
     }
 
 
@@ -146,11 +151,25 @@ def stranger(app: FastAPI, services: Services) -> httpx.AsyncClient:
     )
 
 
-KIND = {"datasets": "ds", "jobs": "job", "pipelines": "pl", "adapters": "ad", "audit": "au"}
+KIND = {
+    "files": "ds",
+    "uploads": "up",
+    "datasets": "ds",
+    "jobs": "job",
+    "pipelines": "pl",
+    "adapters": "ad",
+    "audit": "au",
+}
+
+
+# What an operation with an id in its path needs besides, so that nothing but the id is wrong.
+BESIDE: dict[str, dict[str, Any]] = {
+    "POST /v1/uploads/{id}/complete": {"json": {"part_ids": ["pt_" + ZEROS]}},
+}
 
 
 def path_of(operation: Operation, ids: dict[str, str]) -> str:
-    id = ids[KIND[operation.path.split("/")[1]]]
+    id = ids[KIND[operation.path.removeprefix("/v1").split("/")[1]]]
     path = operation.path.replace("{id}", id).replace("{checkpoint_id}", ids["ck"])
     assert "{" not in path, f"a new kind of id: {path}"
     return path
@@ -188,7 +207,9 @@ async def test_a_foreign_id_in_a_path_is_as_unknown_as_a_made_up_one(
     tried = [operation for operation in operations if SLOTS & set(slots(operation.path))]
     for operation in tried:
         answers = [
-            await stranger.request(operation.method, path_of(operation, some))
+            await stranger.request(
+                operation.method, path_of(operation, some), **BESIDE.get(str(operation), {})
+            )
             for some in (ids, made_up)
         ]
         await require_alike(answers[0], answers[1], ids, made_up)
@@ -243,7 +264,7 @@ async def test_no_list_shows_anything_foreign_or_goes_on_from_it(
     for operation in lists:
         shown = (await stranger.get(f"{operation.path}?limit=100")).text
         assert not [id for id in ids.values() if id in shown], operation
-        cursor = ids[KIND[operation.path.strip("/")]]
+        cursor = ids[KIND[operation.path.removeprefix("/v1").strip("/")]]
         made_up = cursor.partition("_")[0] + "_" + ZEROS
         answers = [await stranger.get(f"{operation.path}?after={id}") for id in (cursor, made_up)]
         await require_alike(answers[0], answers[1], {"x": cursor}, {"x": made_up})

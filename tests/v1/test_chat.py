@@ -76,7 +76,7 @@ def test_every_kind_of_message_is_taken(client: openai.OpenAI, live: Live) -> No
     ]
     answer = client.chat.completions.create(model="tiny", **GREEDY | {"messages": messages})
     written = (
-        "system: be kind\nuser: a\nb\n"
+        "system: be kind\nuser: ab\n"
         'assistant: {"name": "weather", "arguments": {"days": 3}}\ntool: rain\nassistant: '
     )
     assert answer.choices[0].message.content == ids_of(live, written)["text"]
@@ -291,14 +291,14 @@ def test_a_streamed_call_adds_up_to_the_same(
         ({"logit_bias": {"x": 1}}, 422, "logit_bias.x", "pattern"),
         ({"logit_bias": {"99999": 1}}, 400, "logit_bias", "vocabulary"),
         ({"tool_choice": "required"}, 422, "tools", "does not have"),
-        ({"model": "plain", "tools": [WEATHER]}, 422, "tools", "takes no tools"),
+        ({"model": "plain", "tools": [WEATHER]}, 422, None, "does not write definitions of tools"),
         ({"best_of": 2}, 422, "best_of", "no such field"),
         ({"messages": HI * 513}, 422, "messages", "512"),
         ({"messages": [{"role": "user", "content": "x " * 9000}]}, 400, "messages", "context"),
     ],
 )
 def test_what_cannot_be_done_is_refused_at_its_field(
-    client: openai.OpenAI, body: dict[str, Any], status: int, param: str, says: str
+    client: openai.OpenAI, body: dict[str, Any], status: int, param: str | None, says: str
 ) -> None:
     asked = GREEDY | {"model": "tiny"} | body
     with pytest.raises(openai.APIStatusError) as caught:
