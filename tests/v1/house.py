@@ -33,10 +33,10 @@ class House:
 
 
 @contextmanager
-def open_house(data_dir: Path, *, epochs: int = 2) -> Iterator[House]:
+def open_house(data_dir: Path, *, epochs: int = 2, **more: Any) -> Iterator[House]:
     """The demo's task, learned for some seconds: far from well, and far better than the base."""
     models = {BASE: str(REPO / "examples" / "models" / BASE)}
-    settings = unhurried(data_dir=data_dir, base_models=models, port=0, inference_port=0)
+    settings = unhurried(data_dir=data_dir, base_models=models, port=0, inference_port=0, **more)
     with Service(settings, base_model=BASE) as service:
         for _ in service.starting():
             pass
