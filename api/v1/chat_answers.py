@@ -8,15 +8,16 @@ from uuid import uuid4
 from pydantic import Field
 
 from api.envelope import Wire, absent
+from api.errors import GeneratorFailed
 from api.v1.tools import Insisted, ToolCall, ToolCallFunction
-from engine.completions import Choice, Completion, Usage
+from engine.completions import Choice, Completion, ServerAnswer, Usage
 
 
 class TopLogprob(Wire):
     """`bytes` is null where a token is a part of a character."""
 
     token: str
-    logprob: float
+    logprob: float | None
     bytes: tuple[int, ...] | None
 
 
@@ -165,16 +166,31 @@ def _arguments(text: str) -> tuple[ToolCall, ...] | None:
     return (ToolCall(index=0, function=ToolCallFunction(arguments=text)),)
 
 
+class _Scored(ServerAnswer):
+    """The log-probs of /v1/completions. A token without one has null."""
+
+    tokens: tuple[str, ...]
+    token_logprobs: tuple[float | None, ...]
+    top_logprobs: tuple[dict[str, float | None] | None, ...]
+
+
 def chat_logprobs(found: dict[str, Any] | None, top: int) -> ChatLogprobs | None:
-    """From the shape of /v1/completions: of each token its log-prob, and the `top` likeliest."""
+    """Of each token its log-prob, and the `top` likeliest. Raises GeneratorFailed."""
     if found is None:
         return None
-    rows = zip(found["tokens"], found["token_logprobs"], found["top_logprobs"], strict=True)
-    return ChatLogprobs(content=tuple(_token(*row, top) for row in rows))
+    try:
+        scored = _Scored.model_validate(found)
+        rows = zip(scored.tokens, scored.token_logprobs, scored.top_logprobs, strict=True)
+        return ChatLogprobs(content=tuple(_token(*row, top) for row in rows))
+    except ValueError:
+        raise GeneratorFailed("The inference server's log-probs are not one a token.") from None
 
 
-def _token(token: str, logprob: float, likeliest: dict[str, float], top: int) -> TokenLogprob:
-    best = sorted(likeliest.items(), key=lambda each: -each[1])[:top]
+def _token(
+    token: str, logprob: float | None, likeliest: dict[str, float | None] | None, top: int
+) -> TokenLogprob:
+    known = [(text, value) for text, value in (likeliest or {}).items() if value is not None]
+    best = sorted(known, key=lambda each: -each[1])[:top]
     return TokenLogprob(
         token=token,
         logprob=logprob,
