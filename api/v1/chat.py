@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Request, Response
@@ -15,9 +16,11 @@ from api.calls import in_thread
 from api.envelope import json_answer, refusals
 from api.errors import GeneratorRefused, Invalid
 from api.services import FromServices, Services
-from api.v1.chat_answers import ChatAnswer, ChatCompletion
+from api.v1.chat_answers import ChatAnswer
+from api.v1.chat_shapes import ChatCompletion
 from api.v1.messages import MAX_MESSAGES, ChatMessage, turns_of
 from api.v1.sampling import SamplingBody, Tokens, Unheeded, refused
+from api.v1.speech import speech_for
 from api.v1.tools import Insisted, ToolChoice, Tools, insisted, offered
 from api.v1.voices import fingerprint, voice_named
 
@@ -111,9 +114,9 @@ async def create_chat_completion(
 ) -> Response:
     """A model's answer to a conversation. With `stream`, chunks as server-sent events.
 
-    `tools` are written by the model's chat template. What a model calls by itself (`tool_choice`
-    `auto`) is in its own notation, in `content`; a call that `tool_choice` insists on is in
-    `tool_calls`.
+    `tools` are written by the model's chat template. A call that `tool_choice` insists on is kept
+    to the function's parameters. One that the model makes by itself is found where it is written as
+    `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`; in any other notation it is text.
     """
     wire, answer, call = await in_thread(ask, services, tenant_id, body)
     with _in_the_words_of_chat(call):
@@ -135,8 +138,8 @@ def ask(
     answer = ChatAnswer(
         body.model,
         fingerprint(voice),
+        partial(speech_for, call, frozenset(tool["function"]["name"] for tool in tools)),
         top_logprobs=body.top_logprobs or 0,
-        insisted=call,
         with_usage=body.with_usage,
     )
     return wire, answer, call

@@ -1,7 +1,7 @@
 """Tools: offered to the model by its chat template, and calls that a client insists on.
 
 A call that is insisted on is kept to the function's parameters by the same grammar as a
-`response_format`. Left to itself a model calls in a notation of its own, which is answered as text.
+`response_format`.
 """
 
 import json
@@ -28,7 +28,7 @@ class FunctionDefinition(Body):
     name: FunctionName
     description: str | None = None
     parameters: dict[str, JsonValue] | None = None
-    strict: bool | None = Field(None, description="a call that is insisted on keeps to it anyway")
+    strict: bool | None = Field(None, description="taken, and of no effect: insist on the call")
 
     @property
     def schema_of_arguments(self) -> dict[str, JsonValue]:
