@@ -8,11 +8,13 @@ STORM := tests/contract/test_object_store.py tests/chaos/test_kills.py tests/cha
 	tests/chaos/test_letting_go.py tests/chaos/test_storage_storm.py \
 	tests/test_end_to_end.py::test_the_same_path_over_postgresql_redis_and_s3
 VLLM_READY := $(VLLM)/.ready
+CLIENTS := .venv-clients
+CLIENTS_READY := $(CLIENTS)/.ready
 PROMETHEUS := .prometheus
 PROMETHEUS_READY := $(PROMETHEUS)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env check format test fuzz prometheus env-vllm test-vllm demo serve bench bench-infer bench-memory methods-table test-storm soak reliability-table k8s-rules clean
+.PHONY: help env check format test fuzz prometheus env-vllm test-vllm env-clients compatibility demo serve bench bench-infer bench-memory methods-table test-storm soak reliability-table k8s-rules clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -69,6 +71,15 @@ test-vllm: $(READY) $(VLLM_READY)  ## the vLLM plugin in a real vLLM, against ou
 	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
 	$(BIN)/pytest -m vllm tests/vllm $(ARGS)
 
+env-clients: $(CLIENTS_READY)  ## lm-eval, LiteLLM and OpenAI's npm package, for the tests that run them
+
+# An environment of their own: they need other versions than ours, and bring what we do not want.
+$(CLIENTS_READY): tests/v1/clients.txt tests/v1/npm/package-lock.json
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/pip install --quiet --disable-pip-version-check -r tests/v1/clients.txt
+	cd tests/v1/npm && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $(CLIENTS_READY)
+
 demo: $(READY)  ## fine-tune the model that ships, and compare it with its base
 	$(BIN)/luthier demo $(ARGS)
 
@@ -96,8 +107,11 @@ soak: $(READY)  ## load and endurance: thousands of clients, 1 GiB, half an hour
 reliability-table: $(READY)  ## what the tests measured of every promise, into docs/reliability.md
 	$(BIN)/python -m benchmarks.reliability
 
+compatibility: $(READY)  ## every method of OpenAI's SDK, called, into docs/compatibility.md
+	$(BIN)/python -m benchmarks.compatibility
+
 k8s-rules: $(READY)  ## the alerts as an object of Prometheus Operator, from k8s/observability/rules.yaml
 	$(BIN)/python k8s/observability/prometheusrule.py
 
 clean:  ## remove the environment and what the service stored
-	rm -rf $(VENV) $(VLLM) $(PROMETHEUS) .luthier
+	rm -rf $(VENV) $(VLLM) $(CLIENTS) tests/v1/npm/node_modules $(PROMETHEUS) .luthier

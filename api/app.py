@@ -33,6 +33,8 @@ from api.auth import Authentication
 from api.bodies import PATIENCE_S, BodyLimits
 from api.middleware import Edge
 from api.services import Services, lifespan, open_services
+from api.v1 import chat as v1_chat
+from api.v1 import completions as v1_completions
 from api.v1 import files, uploads
 from api.v1 import checkpoints as v1_checkpoints
 from api.v1 import events as v1_events
@@ -57,6 +59,8 @@ ROOMS = (
     score,
     graders,
     models,
+    v1_chat,
+    v1_completions,
     files,
     uploads,
     audit,

@@ -10,6 +10,7 @@ ApiError
 ├── BodyUnreadable         not what the content type says
 ├── MediaTypeUnsupported   a type or an encoding that the route does not read
 ├── Invalid                a parameter that no schema could refuse
+├── ModelNotFound          no base and no adapter of the tenant by this name
 ├── CannotGenerate         an adapter that scores, asked for text
 ├── CannotScore            an adapter that generates, asked for scores
 ├── NothingScores          a generator that has no scores
@@ -92,6 +93,10 @@ class Invalid(ApiError):
     pass
 
 
+class ModelNotFound(ApiError):
+    pass
+
+
 class CannotGenerate(ApiError):
     pass
 
@@ -143,6 +148,7 @@ TABLE: dict[type[Exception], Row] = {
     BodyUnreadable: Row(400, "body_unreadable"),
     MediaTypeUnsupported: Row(415, "media_type_unsupported"),
     Invalid: Row(422, "invalid_request"),
+    ModelNotFound: Row(404, "model_not_found"),
     CannotGenerate: Row(422, "adapter_cannot_generate"),
     CannotScore: Row(422, "adapter_cannot_score"),
     NothingScores: Row(422, "generator_cannot_score"),
@@ -274,6 +280,7 @@ def _of_ours(error: Exception, row: Row) -> ErrorBody:
 
 def _of_validation(errors: Sequence[Any]) -> tuple[int, ErrorBody]:
     """All problems of a request that its schema refuses."""
+    errors = [error for error in errors if not _follows(error, errors)]
     kinds = {(error["type"], tuple(error["loc"])[:1]) for error in errors}
     if any(kind == "json_invalid" for kind, _ in kinds):
         detail = errors[0].get("ctx", {}).get("error", "")
@@ -299,6 +306,13 @@ def _of_validation(errors: Sequence[Any]) -> tuple[int, ErrorBody]:
     unknown = all(problem.code == "extra_forbidden" for problem in problems)
     code = "unknown_field" if unknown else "invalid_request"
     return 422, _body(422, code, message, first.field, problems, len(problems))
+
+
+def _follows(error: Any, errors: Sequence[Any]) -> bool:
+    """A list is called too short, too, where an item of it is not valid."""
+    place = tuple(error["loc"])
+    inside = (tuple(other["loc"])[: len(place)] == place for other in errors if other is not error)
+    return error["type"] == "too_short" and any(inside)
 
 
 # What JSON calls the things that pydantic has Python's names for.

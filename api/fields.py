@@ -25,6 +25,7 @@ TAGS = {
     "method": frozenset(_tags(Method)),
     "peft": frozenset(_tags(Peft)),
     "grader": frozenset(_tags(Grader)),
+    "content": frozenset({"string", "parts"}),
 }
 PARTS = "graders"  # each of them has its tag behind its name
 

@@ -7,11 +7,11 @@ from fastapi import APIRouter, Request
 from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
+from api.answering import unless_gone
 from api.auth import TenantId
 from api.bodies import StrictRoute
 from api.calls import in_thread
 from api.envelope import Body, Wire, refusals
-from api.generate import unless_gone
 from api.judging import Judged, judged, together
 from api.services import FromServices
 from engine.completions import Usage

@@ -41,6 +41,8 @@ SCOPES: dict[str, Needed] = {
     "POST /adapters/import": "write",
     "POST /adapters/merge": "write",
     "POST /generate": "generate",
+    "POST /v1/chat/completions": "generate",
+    "POST /v1/completions": "generate",
     "POST /score": "generate",
     "POST /graders/run": "generate",
     "POST /graders/validate": "read",

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic.config import JsonDict
 
+from api.answering import unless_gone
 from api.auth import TenantId
 from api.bodies import StrictRoute
 from api.calls import in_thread
@@ -14,7 +15,6 @@ from api.completions import Scores
 from api.completions import score as ask_scores
 from api.envelope import Body, Wire, refusals
 from api.errors import GeneratorRefused
-from api.generate import unless_gone
 from api.paging import known
 from api.scoring import Input, check_scores, inputs_of
 from api.services import FromServices, Services

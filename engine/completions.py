@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 PATH = "/v1/completions"
 # Said in every request, for a server that takes what is left open from its base's own settings.
@@ -21,13 +21,23 @@ class ServerAnswer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class PromptTokensDetails(ServerAnswer):
+    """How many of a prompt's tokens had been computed for an earlier request."""
+
+    cached_tokens: int | None = None
+
+
 class Usage(ServerAnswer):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails | None = Field(
+        None, exclude_if=lambda details: details is None
+    )
 
 
 class Choice(ServerAnswer):
+    index: int = 0
     text: str
     finish_reason: str | None = None
     logprobs: dict[str, Any] | None = None

@@ -5,7 +5,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from engine.infer.generator import Finish, Output, PromptScored
+from engine.infer.generator import Finish, Output, PromptReused, PromptScored
 from engine.infer.prompt import EncodedPrompt
 from engine.infer.sampling import Score
 
@@ -38,6 +38,7 @@ class Choice:
         self._taken = False
         self._start = 0  # where the generated text starts in the text that is sent
         self.generated = 0
+        self.reused = 0  # tokens of the prompt that were not computed anew
         self.finish: Finish | None = None
         if shape.echo:
             self._piece.text, self._start = prompt.text, len(prompt.text)
@@ -50,8 +51,11 @@ class Choice:
             self._shape.token_ids and bool(piece.token_ids)
         )
 
-    def add(self, event: PromptScored | Output) -> None:
+    def add(self, event: PromptReused | PromptScored | Output) -> None:
         """Take in what the generator sent."""
+        if isinstance(event, PromptReused):
+            self.reused = event.tokens
+            return
         if isinstance(event, PromptScored):
             self._piece.scored += zip(
                 self._prompt.ids, self._prompt.offsets, event.scores, strict=True

@@ -33,6 +33,7 @@ class Answer:
     model: str
     choices: list[Choice]
     prompt_tokens: int
+    choices_per_prompt: int = 1
     id: str = field(default_factory=lambda: f"cmpl-{uuid4().hex[:24]}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -45,12 +46,15 @@ class Answer:
             "choices": choices,
         }
 
-    def usage(self) -> dict[str, int]:
+    def usage(self) -> dict[str, Any]:
+        """A prompt that is continued n times counts once, and so does what was known of it."""
         generated = sum(choice.generated for choice in self.choices)
+        reused = sum(choice.reused for choice in self.choices[:: self.choices_per_prompt])
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": generated,
             "total_tokens": self.prompt_tokens + generated,
+            "prompt_tokens_details": {"cached_tokens": reused},
         }
 
 
@@ -166,10 +170,12 @@ class Completions:
         if not body.ignore_eos:
             stops |= served.stop_token_ids
         shape = Shape(body.echo, body.logprobs is not None, body.return_token_ids)
-        answer = Answer(body.model, [], sum(len(prompt.ids) for prompt in prompts))
+        tokens = sum(len(prompt.ids) for prompt in prompts)
+        answer = Answer(body.model, [], tokens, body.n)
         requests = []
         for prompt in prompts:
             max_tokens = room_for(served, prompt, body.max_tokens)
+            _check_bias(served, body)
             for index in range(body.n):
                 answer.choices.append(Choice(self._tokenizer, len(answer.choices), prompt, shape))
                 requests.append(
@@ -191,6 +197,18 @@ class Completions:
                     )
                 )
         return answer, requests
+
+
+def _check_bias(served: Served, body: CompletionRequest) -> None:
+    """Raises RequestInvalid where a token id is none of the model's."""
+    highest = max(body.logit_bias or {}, default=0)
+    if highest >= served.model.vocabulary:
+        raise RequestInvalid(
+            f"Token id {highest} is not in the model's vocabulary of {served.model.vocabulary}; "
+            "take the ids from the model's own tokenizer.",
+            param="logit_bias",
+            code="invalid_token_id",
+        )
 
 
 def _check_generates(served: Served) -> None:

@@ -53,6 +53,13 @@ class Finish:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptReused:
+    """So many of the prompt's tokens were not computed anew: an earlier one began with them."""
+
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class PromptScored:
     """The log-probs of the prompt's tokens; the first has none."""
 
@@ -88,7 +95,7 @@ class Failed:
     error: Exception
 
 
-Event = PromptScored | Output | Scored | Failed
+Event = PromptReused | PromptScored | Output | Scored | Failed
 Sink = Callable[[Event], None]
 
 

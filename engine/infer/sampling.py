@@ -21,9 +21,10 @@ _LIKELIEST = 256  # of so many tokens a nucleus is looked for first; sorting the
 class Sampling:
     """What a client may set. temperature 0 is greedy; the other defaults are off.
 
-    First the penalties (repetition: Keskar et al. 2019, https://arxiv.org/abs/1909.05858, section
-    4.1, over prompt and answer; presence and frequency: OpenAI's, over the answer), then the
-    temperature, then min_p (Nguyen et al. 2024, https://arxiv.org/abs/2407.01082), top_k and top_p.
+    First the logit bias, then the penalties (repetition: Keskar et al. 2019,
+    https://arxiv.org/abs/1909.05858, section 4.1, over prompt and answer; presence and frequency:
+    OpenAI's, over the answer), then the temperature, then min_p (Nguyen et al. 2024,
+    https://arxiv.org/abs/2407.01082), top_k and top_p.
     """
 
     temperature: float = 1.0
@@ -34,6 +35,7 @@ class Sampling:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()  # token ids, and what is added to their logits
 
     @property
     def is_greedy(self) -> bool:
@@ -94,16 +96,21 @@ class Sampler:
 
     @property
     def changes(self) -> bool:
-        return self._matcher is not None or self.sampling.penalizes
+        sampling = self.sampling
+        return self._matcher is not None or sampling.penalizes or bool(sampling.logit_bias)
 
     def changed(self, logits: torch.Tensor) -> torch.Tensor:
         """A copy of the logits [vocabulary]: first what the grammar forbids is out.
 
-        Then what the sequence has said so far is held against it.
+        Then the client's bias is added, and what the sequence has said so far is held against it.
         """
         if self._matcher is not None:
             logits = self._matcher.masked(logits)
         sampling = self.sampling
+        if sampling.logit_bias:
+            ids = torch.tensor([token for token, _ in sampling.logit_bias], device=logits.device)
+            bias = torch.tensor([added for _, added in sampling.logit_bias], device=logits.device)
+            logits = logits.float().index_add(0, ids, bias)
         if not sampling.penalizes:
             return logits
         logits = logits.float().clone()

@@ -11,6 +11,7 @@ from engine.infer.generator import (
     Failed,
     Finish,
     Output,
+    PromptReused,
     PromptScored,
     SequenceRequest,
     Sink,
@@ -80,6 +81,8 @@ class Sequence:
         assert self._fed == 0
         assert tokens < self._to_feed
         self._fed = tokens
+        if tokens and not self.made:
+            self._sink(PromptReused(tokens))
 
     def fed(self, tokens: int, logits: torch.Tensor) -> bool:
         """So many more tokens are in the cache. False when the sequence is over with that.

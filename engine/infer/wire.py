@@ -19,6 +19,7 @@ from engine.response_format import ResponseFormat
 
 M = TypeVar("M", bound=BaseModel)
 TokenId = Annotated[int, Field(ge=0)]
+Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 StopString = Annotated[str, Field(min_length=1, max_length=1024)]
 _ANY_OBJECT: dict[str, JsonValue] = {"type": "object"}
 _NESTED = ("response_format", "structured_outputs")  # their fields are named to the end
@@ -76,6 +77,7 @@ class CompletionRequest(BaseModel):
     repetition_penalty: float = Field(1.0, gt=0, le=10)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=1024)] | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: StopString | Annotated[list[StopString], Field(max_length=32)] | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=256)] | None = None
@@ -138,6 +140,7 @@ class CompletionRequest(BaseModel):
             repetition_penalty=self.repetition_penalty,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
+            logit_bias=tuple((self.logit_bias or {}).items()),
         )
 
     @property

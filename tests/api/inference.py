@@ -11,6 +11,12 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 WORDS = ("one ", "two ", "three")
+LOGPROBS = {
+    "tokens": ["one two three"],
+    "token_logprobs": [-0.5],
+    "top_logprobs": [{"one two three": -0.5}],
+    "text_offset": [0],
+}
 USAGE = {"prompt_tokens": 4, "completion_tokens": 3, "total_tokens": 7}
 
 
@@ -49,7 +55,7 @@ class Inference:
         if body.get("stream"):
             return StreamingResponse(self._stream(), media_type="text/event-stream")
         await self._think(request)
-        logprobs = {"token_logprobs": [-0.5]} if body.get("logprobs") is not None else None
+        logprobs = LOGPROBS if body.get("logprobs") is not None else None
         choice = {"text": "".join(WORDS), "finish_reason": "stop", "logprobs": logprobs}
         return JSONResponse({"choices": [choice | {"index": 0}], "usage": USAGE, "id": "cmpl"})
 

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from tokenizers import Tokenizer
 
 from api.services import Services
-from tests.api.inference import USAGE, Inference
+from tests.api.inference import LOGPROBS, USAGE, Inference
 from tests.api.making import publish_adapter
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("connected")]
@@ -83,7 +83,7 @@ async def test_a_prompt_is_raw_text_and_sampling_goes_through(
     answer = await client.post(
         "/generate", json={"prompt": "say ", "base_model": "tiny"} | sampling
     )
-    assert answer.json()["logprobs"] == {"token_logprobs": [-0.5]}
+    assert answer.json()["logprobs"] == LOGPROBS
     (asked,) = inference.asked
     assert text_of(services, asked["prompt"]).endswith("say ")
     assert {name: asked[name] for name in sampling} == sampling

@@ -29,6 +29,12 @@ BODIES: dict[str, dict[str, Any]] = {
         "combination_type": "linear",
     },
     "/generate": {"messages": [{"role": "user", "content": "hi"}]},
+    "/v1/chat/completions": {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}],
+        "tools": [{"type": "function", "function": {"name": "f"}}],
+    },
+    "/v1/completions": {"model": "tiny", "prompt": "hi", "adapters": [{"adapter_id": "ad_0"}]},
     "/score": {
         "adapter_id": "ad_" + "0" * 24,
         "messages": [{"role": "user", "content": "hi"}],

@@ -71,6 +71,17 @@ def generate_bodies(ids: dict[str, str], own: dict[str, Any]) -> Iterator[dict[s
         yield asked | {"adapters": [{"adapter_id": ids["ad"]}]}
 
 
+def chat_bodies(ids: dict[str, str], own: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for asked in ({"messages": HI}, {"messages": HI, "stream": True}):
+        yield asked | {"model": ids["ad"]}
+        yield asked | {"model": "tiny", "adapters": [{"adapter_id": ids["ad"]}]}
+
+
+def completion_bodies(ids: dict[str, str], own: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield {"prompt": "hi", "model": ids["ad"]}
+    yield {"prompt": "hi", "model": "tiny", "adapters": [{"adapter_id": ids["ad"]}]}
+
+
 def score_bodies(ids: dict[str, str], own: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield {"adapter_id": ids["ad"], "prompt": "q", "completions": ["a"]}
 
@@ -97,6 +108,8 @@ BODIES: dict[str, Bodies | None] = {
     "POST /pipelines": pipeline_bodies,
     "POST /adapters/merge": merge_bodies,
     "POST /generate": generate_bodies,
+    "POST /v1/chat/completions": chat_bodies,
+    "POST /v1/completions": completion_bodies,
     "POST /score": score_bodies,
     "POST /graders/run": grader_bodies,
     "POST /graders/validate": None,  # looks at nothing that is stored

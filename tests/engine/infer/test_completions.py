@@ -35,6 +35,7 @@ def test_an_answer_has_the_shape_of_openai_and_counts_its_tokens(
     prompt = len(world.ids(SENTENCES[0]))
     assert answer["usage"] == {
         "prompt_tokens": prompt,
+        "prompt_tokens_details": {"cached_tokens": 0},
         "completion_tokens": 5,
         "total_tokens": prompt + 5,
     }

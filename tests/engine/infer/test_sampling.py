@@ -1,6 +1,7 @@
 """How tokens are drawn, and what their log-probs are."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -35,13 +36,14 @@ def draw(sampling: Sampling, times: int = 4000) -> dict[int, float]:
         (Sampling(top_k=3, top_p=0.5), {0: 4 / 7, 1: 3 / 7}),
         (Sampling(temperature=0.5), {0: 16 / 30, 1: 9 / 30, 2: 4 / 30, 3: 1 / 30}),
         (Sampling(temperature=0), {0: 1.0}),
+        (Sampling(logit_bias=((0, -100.0),)), {1: 3 / 6, 2: 2 / 6, 3: 1 / 6}),
+        (Sampling(temperature=0, logit_bias=((3, 2.0),)), {3: 1.0}),
     ],
 )
 def test_tokens_are_drawn_as_often_as_they_should(
     sampling: Sampling, expected: dict[int, float]
 ) -> None:
-    seeded = Sampling(sampling.temperature, sampling.top_p, sampling.top_k, seed=0)
-    assert draw(seeded) == pytest.approx(expected, abs=0.03)
+    assert draw(replace(sampling, seed=0)) == pytest.approx(expected, abs=0.03)
 
 
 def test_a_token_of_no_probability_is_never_drawn() -> None:
