@@ -272,7 +272,7 @@ def cores() -> int:
 
 
 # Some tens of microseconds: about as long as Python takes from one layer to the next.
-SPINS = 5000
+SPINS = 30_000
 
 
 def quiet_threads(threads: int, *, spins: int = 0) -> None:

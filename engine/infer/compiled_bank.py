@@ -32,7 +32,7 @@ class CompiledBank:
         if self._last == (first, keys):
             return
         self._last = (first, keys)
-        self._kernel.limit_threads()
+        self._kernel.threads = torch.get_num_threads()
         self._rows = Rows([None if lora is None else self._row_of(lora) for lora in loras])
         self._names = frozenset().union(*(lora.pairs for lora in loras if lora))
 

@@ -8,6 +8,7 @@ compiled by Numba: x and y in bfloat16, sums in float32, one rounding at the end
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 import torch
@@ -27,26 +28,50 @@ class PackedRow:
     gains: torch.Tensor | None = None
 
 
+class Source(NamedTuple):
+    """A [r, in] and B [out, r] of a layer in float32, where in a Layout it is, and B's scaling."""
+
+    lora_a: torch.Tensor
+    lora_b: torch.Tensor
+    offset: int
+    scaling: float
+
+
 class Rows:
     """The LoRAs of the rows of a batch, None for a row that has none: where each begins."""
 
     def __init__(self, rows: Sequence[PackedRow | None]) -> None:
         self._kept = tuple(rows)  # they are known by their addresses below
-        self.ranks = torch.tensor([row.rank if row else 0 for row in rows])
-        self.weights = torch.tensor([row.weights.data_ptr() if row else 0 for row in rows])
         gains = [row.gains if row else None for row in rows]
-        self.gains = torch.tensor([0 if own is None else own.data_ptr() for own in gains])
+        numbers = torch.tensor(
+            [
+                [row.rank if row else 0 for row in rows],
+                [row.weights.data_ptr() if row else 0 for row in rows],
+                [0 if own is None else own.data_ptr() for own in gains],
+            ]
+        )
+        self._numbers = numbers
+        self.count = len(rows)
+        self.ranks, self.weights, self.gains = (part.data_ptr() for part in numbers)
+
+
+class Compiled(Protocol):
+    """What kernel_source.py has; the numbers are sizes, offsets and addresses."""
+
+    @property
+    def Call(self) -> Callable[..., Any]: ...  # a class
+
+    def add_rows(self, threads: int, call: Any, /) -> None: ...
+
+    def pack_layers(self, layers: int, table: int, scalings: int, whole: int, /) -> None: ...
 
 
 class Kernel:
     """Compiled in a second or two, once for the process."""
 
-    def __init__(self, add_rows: Callable[..., None], limit_threads: Callable[[int], None]) -> None:
-        self._add_rows, self._limit_threads = add_rows, limit_threads
-
-    def limit_threads(self) -> None:
-        """From now on this thread's calls use as many threads as torch's do."""
-        self._limit_threads(torch.get_num_threads())
+    def __init__(self, source: Compiled) -> None:
+        self._source = source
+        self.threads = torch.get_num_threads()  # those of PyTorch that help the calling one
 
     def add(
         self,
@@ -67,22 +92,38 @@ class Kernel:
             raise ValueError(f"{inputs.dtype} in, {output.dtype} out: it is for bfloat16")
         count, length, n_in = inputs.shape
         n_out = output.shape[2]
-        if output.shape[:2] != (count, length) or len(rows.ranks) != count:
+        if output.shape[:2] != (count, length) or rows.count != count:
             raise ValueError(f"{tuple(inputs.shape)} in, {tuple(output.shape)} out: not these rows")
-        self._add_rows(
+        call = self._source.Call(
             count, length, n_in, n_out,
             inputs.data_ptr(), output.data_ptr(), 0 if bias is None else bias.data_ptr(),
-            rows.ranks.data_ptr(), rows.weights.data_ptr(), rows.gains.data_ptr(), *places,
+            rows.ranks, rows.weights, rows.gains, *places,
         )  # fmt: skip
+        self._source.add_rows(self.threads, call)
         return output
+
+    def pack(self, whole: torch.Tensor, rank: int, sources: Sequence[Source]) -> None:
+        """Write layers into a packed LoRA [rank * width] of zeros, in bfloat16."""
+        if whole.dtype != torch.bfloat16:
+            raise ValueError(f"packed in {whole.dtype}: it is for bfloat16")
+        table = torch.tensor(
+            [
+                [a.data_ptr(), b.data_ptr(), 2 * rank * offset, len(a), a.shape[1], b.shape[0]]
+                for a, b, offset, _ in sources
+            ]
+        )
+        scalings = torch.tensor([source.scaling for source in sources], dtype=torch.float32)
+        self._source.pack_layers(
+            len(sources), table.data_ptr(), scalings.data_ptr(), whole.data_ptr()
+        )
 
 
 @cache
 def load() -> Kernel | None:
-    """None, with a line in the log, without Numba."""
+    """None, with a line in the log, without Numba, or where PyTorch's threads are not OpenMP's."""
     try:
-        from engine.infer.kernel_source import add_rows, limit_threads
-    except ImportError as error:
+        from engine.infer import kernel_source
+    except (ImportError, OSError, AttributeError) as error:
         log.warning("engine.kernel_missing", reason=str(error))
         return None
-    return Kernel(add_rows, limit_threads)
+    return Kernel(kernel_source)

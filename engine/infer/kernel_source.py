@@ -1,15 +1,30 @@
 """What Numba compiles; imported where Numba is there."""
 
+import ctypes
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import config, njit, prange, set_num_threads, types
+from numba import cfunc, njit, types
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
 _WORD = ir.IntType(32)
 _HALVES, _LONGS, _FLOATS = map(types.CPointer, (types.int16, types.int64, types.float32))
+_CALL = 12
+Call = ctypes.c_int64 * _CALL  # in the order of `add_share`
+# PyTorch's own team of threads: two teams on the same cores wait for each other. This is how a
+# compiler enters a parallel region, of GNU's OpenMP and of those that stand in for it.
+_openmp = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+_parallel = _openmp.GOMP_parallel
+_parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+_parallel.restype = None
+_omp_get_thread_num = _openmp.omp_get_thread_num
+_omp_get_num_threads = _openmp.omp_get_num_threads
+for _function in (_omp_get_thread_num, _omp_get_num_threads):
+    _function.argtypes, _function.restype = (), ctypes.c_int
 # What is not a number stays one that is not.
 _FAST = {"reassoc", "contract", "nsz"}
 
@@ -25,14 +40,19 @@ def _widen(_: Any, bits: Any) -> Any:
 
 
 def _round(_: Any, number: Any) -> Any:
-    """The bits of the bfloat16 that is nearest to a float32; of two, the even one."""
+    """The bits of the bfloat16 that is nearest to a float32; of two, the even one.
+
+    Not a number stays one, whichever of them it is.
+    """
 
     def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
         word = builder.bitcast(arguments[0], _WORD)
         sixteen, one = ir.Constant(_WORD, 16), ir.Constant(_WORD, 1)
         odd = builder.and_(builder.lshr(word, sixteen), one)
         half = builder.add(odd, ir.Constant(_WORD, 0x7FFF))
-        return builder.trunc(builder.lshr(builder.add(word, half), sixteen), ir.IntType(16))
+        near = builder.trunc(builder.lshr(builder.add(word, half), sixteen), ir.IntType(16))
+        is_none = builder.fcmp_unordered("uno", arguments[0], arguments[0])
+        return builder.select(is_none, ir.Constant(ir.IntType(16), 0x7FC0), near)
 
     return types.int16(types.float32), generate
 
@@ -54,12 +74,6 @@ _longs: Any = intrinsic(_address_of(_LONGS, ir.IntType(64)))
 _floats: Any = intrinsic(_address_of(_FLOATS, ir.FloatType()))
 
 
-def limit_threads(threads: int) -> None:
-    """How many the calling thread's calls may use."""
-    most: int = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # set when it is imported
-    set_num_threads(min(threads, most))
-
-
 @njit(fastmath=_FAST)
 def _lengthen(given, bias, gains, sums):  # type: ignore[no-untyped-def]
     """DoRA: sums += gain * (given - bias)."""
@@ -71,18 +85,52 @@ def _lengthen(given, bias, gains, sums):  # type: ignore[no-untyped-def]
 
 
 @njit(fastmath=_FAST)
+def _add_rank(x, weights, sums):  # type: ignore[no-untyped-def]
+    """sums [out] += b (a x); weights: a row a of A and then a column b of B."""
+    n_in, n_out = len(x), len(sums)
+    lora_a, lora_b = weights[:n_in], weights[n_in:]
+    inner = np.float32(0)
+    for i in range(n_in):
+        inner += x[i] * _widened(lora_a[i])
+    for i in range(n_out):
+        sums[i] += inner * _widened(lora_b[i])
+
+
+@njit(fastmath=_FAST)
+def _add_four_ranks(x, weights, sums):  # type: ignore[no-untyped-def]
+    """The same for four in one go: x and the sums are looked at once."""
+    n_in, n_out = len(x), len(sums)
+    a0, b0, a1, b1, a2, b2, a3, b3 = (
+        weights[:n_in],
+        weights[n_in : n_in + n_out],
+        weights[n_in + n_out : 2 * n_in + n_out],
+        weights[2 * n_in + n_out : 2 * (n_in + n_out)],
+        weights[2 * (n_in + n_out) : 3 * n_in + 2 * n_out],
+        weights[3 * n_in + 2 * n_out : 3 * (n_in + n_out)],
+        weights[3 * (n_in + n_out) : 4 * n_in + 3 * n_out],
+        weights[4 * n_in + 3 * n_out :],
+    )
+    c0 = c1 = c2 = c3 = np.float32(0)
+    for i in range(n_in):
+        c0 += x[i] * _widened(a0[i])
+        c1 += x[i] * _widened(a1[i])
+        c2 += x[i] * _widened(a2[i])
+        c3 += x[i] * _widened(a3[i])
+    for i in range(n_out):
+        near = c0 * _widened(b0[i]) + c1 * _widened(b1[i])
+        far = c2 * _widened(b2[i]) + c3 * _widened(b3[i])
+        sums[i] += near + far
+
+
+@njit(fastmath=_FAST)
 def _add_row(x, weights, rank, sums):  # type: ignore[no-untyped-def]
     """sums [out] += B A x; weights: for each of the ranks a row of A and then a column of B."""
-    n_in, n_out = len(x), len(sums)
-    for k in range(rank):
-        begin = k * (n_in + n_out)
-        lora_a = weights[begin : begin + n_in]
-        lora_b = weights[begin + n_in : begin + n_in + n_out]
-        inner = np.float32(0)
-        for i in range(n_in):
-            inner += x[i] * _widened(lora_a[i])
-        for i in range(n_out):
-            sums[i] += inner * _widened(lora_b[i])
+    each = len(x) + len(sums)
+    fours = rank - rank % 4
+    for k in range(0, fours, 4):
+        _add_four_ranks(x, weights[k * each : (k + 4) * each], sums)
+    for k in range(fours, rank):
+        _add_rank(x, weights[k * each : (k + 1) * each], sums)
 
 
 @njit(fastmath=_FAST)
@@ -99,27 +147,50 @@ def _add_all(given, result, bias, rank, weights, gains):  # type: ignore[no-unty
         result[i] = _rounded(_widened(result[i]) + sums[i])
 
 
-# By addresses: a call with arrays takes longer to begin than a small layer takes to add.
-@njit(
-    "void(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)",
-    parallel=True,
-    fastmath=_FAST,
-)
-def add_rows(  # type: ignore[no-untyped-def]
-    rows, length, n_in, n_out, inputs, outputs, bias, ranks, weights, gains, offset, gain_offset
-):
-    """See engine/infer/kernel.py; what is no size and no offset is an address, 0 for nothing."""
-    all_x = carray(_halves(inputs), (rows * length, n_in))
-    all_y = carray(_halves(outputs), (rows * length, n_out))
-    its_bias = carray(_halves(bias), (n_out if bias else 0,))
-    rank_of = carray(_longs(ranks), (rows,))
-    weights_of, gains_of = carray(_longs(weights), (rows,)), carray(_longs(gains), (rows,))
-    for place in prange(rows * length):
+@cfunc("void(int64)", fastmath=_FAST)
+def add_share(given):  # type: ignore[no-untyped-def]
+    """What one thread of a team does of the call that `given`, the address of a Call, tells of."""
+    call = carray(_longs(given), (_CALL,))
+    rows, length, n_in, n_out = call[0], call[1], call[2], call[3]
+    all_x = carray(_halves(call[4]), (rows * length, n_in))
+    all_y = carray(_halves(call[5]), (rows * length, n_out))
+    bias = carray(_halves(call[6]), (n_out if call[6] else 0,))
+    rank_of = carray(_longs(call[7]), (rows,))
+    weights_of, gains_of = carray(_longs(call[8]), (rows,)), carray(_longs(call[9]), (rows,))
+    offset, gain_offset = call[10], call[11]
+    threads, own = _omp_get_num_threads(), _omp_get_thread_num()
+    tokens = rows * length
+    for place in range(own * tokens // threads, (own + 1) * tokens // threads):
         row = place // length
         rank = rank_of[row]
         if rank:
-            first = weights_of[row] + 2 * offset * rank
-            own = gains_of[row]
-            if own:
-                own += 4 * gain_offset
-            _add_all(all_x[place], all_y[place], its_bias, rank, first, own)
+            weights = weights_of[row] + 2 * offset * rank
+            gains = gains_of[row]
+            if gains:
+                gains += 4 * gain_offset
+            _add_all(all_x[place], all_y[place], bias, rank, weights, gains)
+
+
+def add_rows(threads: int, call: Any) -> None:
+    """Run a Call by so many threads."""
+    _parallel(add_share.address, ctypes.addressof(call), threads, 0)
+
+
+@njit("void(int64, int64, int64, int64)", nogil=True)
+def pack_layers(layers, table, scalings, whole):  # type: ignore[no-untyped-def]
+    """See Kernel.pack; table [layers, 6]: addresses of A and B, bytes into `whole`, r, in, out."""
+    rows = carray(_longs(table), (layers, 6))
+    scaling_of = carray(_floats(scalings), (layers,))
+    for layer in range(layers):
+        rank, n_in, n_out = rows[layer, 3], rows[layer, 4], rows[layer, 5]
+        lora_a = carray(_floats(rows[layer, 0]), (rank, n_in))
+        lora_b = carray(_floats(rows[layer, 1]), (n_out, rank))
+        packed = carray(_halves(whole + rows[layer, 2]), (rank, n_in + n_out))
+        scaling = scaling_of[layer]
+        for k in range(rank):
+            for i in range(n_in):
+                packed[k, i] = _rounded(lora_a[k, i])
+        for begin in range(0, n_out, 64):  # what is read for one k is near for the next
+            for k in range(rank):
+                for i in range(begin, min(begin + 64, n_out)):
+                    packed[k, n_in + i] = _rounded(scaling * lora_b[i, k])

@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from engine.infer import kernel
 from engine.infer.bank import Bank, InFloat, LoraBank
 from engine.infer.compiled_bank import CompiledBank
 from engine.infer.dora import lengthen
+from engine.infer.kernel import Kernel, load
 from engine.infer.lora import Layout, LoraWeights
 from engine.infer.packed_linear import Multiply, pack
 
@@ -41,7 +41,10 @@ class LinearLayers:
             {name: shape for name, shape in self.shapes.items() if self._layers[name] is not head}
         )
         self._in_float = InFloat()
-        self.bank = _bank(self.layout, device, dtype)
+        self.kernel = _kernel(device, dtype)
+        self.bank: Bank = LoraBank(self.layout, device)
+        if self.kernel is not None:
+            self.bank = CompiledBank(self.layout, self.kernel)
         self._packed = pack(model, self._layers)
         for name, layer in self._layers.items():
             layer.forward = self._forward(name, layer)
@@ -96,9 +99,5 @@ class LinearLayers:
         return forward
 
 
-def _bank(layout: Layout, device: torch.device, dtype: torch.dtype) -> Bank:
-    if device.type == "cpu" and dtype == torch.bfloat16:
-        compiled = kernel.load()
-        if compiled is not None:
-            return CompiledBank(layout, compiled)
-    return LoraBank(layout, device)
+def _kernel(device: torch.device, dtype: torch.dtype) -> Kernel | None:
+    return load() if device.type == "cpu" and dtype == torch.bfloat16 else None

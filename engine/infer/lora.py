@@ -4,10 +4,13 @@ A LoRA is packed layer by layer, each [rank, in + out]: A, and beside it B trans
 finds all that it needs in one place, and one of the rank of the batch is put into it by one copy.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+
+from engine.infer.kernel import Kernel, Source
+from engine.infer.pages import zeros
 
 
 class Layout:
@@ -50,6 +53,32 @@ class Layout:
         return [part.view(rank, -1) for part in packed.split(sizes)]
 
 
+class Pairs(Mapping[str, tuple[torch.Tensor, torch.Tensor]]):
+    """A [r, in] and B [out, r] by module, made when they are asked for.
+
+    Views of the packed LoRA, or copies in float32 of one in bfloat16. ranks: of each module that
+    it has, at most that of the whole.
+    """
+
+    def __init__(self, packed: torch.Tensor, layout: Layout, ranks: Mapping[str, int]) -> None:
+        self._packed, self._layout, self._ranks = packed, layout, ranks
+        self._made: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def __getitem__(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        pair = self._made.get(name)
+        if pair is None:
+            rank = self._ranks[name]
+            lora_a, lora_b = self._layout.part(self._packed, name)
+            pair = self._made[name] = (lora_a[:rank].float(), lora_b[:rank].T.float())
+        return pair
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ranks)
+
+    def __len__(self) -> int:
+        return len(self._ranks)
+
+
 class Key:
     """By which a bank knows a LoRA without keeping it."""
 
@@ -60,49 +89,54 @@ class Key:
 class LoraWeights:
     """A by module [r, in] and B [out, r]; the scaling is folded into B, and so is DoRA's gain.
 
-    gains: of DoRA alone, by module [out], what the base's own output is multiplied by. `packed` is
-    the whole [rank * width] as a bank takes it, None where a layer is none that batches have room
-    for.
+    rank: the largest of its layers. gains: of DoRA alone, by module [out], what the base's own
+    output is multiplied by. `packed` is the whole [rank * width] as a bank takes it, in float32 or
+    bfloat16; None where a layer is none that batches have room for.
     """
 
     pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+    rank: int = 0
     gains: Mapping[str, torch.Tensor] = field(default_factory=dict)
     packed: torch.Tensor | None = None
     packed_gains: torch.Tensor | None = None
     key: Key = field(default_factory=Key)
-
-    @property
-    def rank(self) -> int:
-        """The largest of its layers."""
-        return max((a.shape[0] for a, _ in self.pairs.values()), default=0)
 
 
 def packed(
     pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
     layout: Layout,
     scalings: Mapping[str, float],
+    kernel: Kernel | None = None,
 ) -> LoraWeights:
-    """The LoRA with each B times its scaling, once in memory: packed, and by layer as views.
+    """The LoRA with each B times its scaling, once in memory: packed.
 
-    Its weights are copies, in float32.
+    Its weights are copies in float32; in bfloat16, rounded once, with a kernel, which reads no
+    other. What that cannot copy is copied without it.
     """
+    ranks = {name: lora_a.shape[0] for name, (lora_a, _) in pairs.items()}
+    rank = max(ranks.values())
     if not layout.places.keys() >= pairs.keys():
         scaled = {name: (a.float(), b.float() * scalings[name]) for name, (a, b) in pairs.items()}
-        return LoraWeights(scaled)
-    rank = max(a.shape[0] for a, _ in pairs.values())
-    some = next(iter(pairs.values()))[0]
-    whole = torch.zeros(rank * layout.width, dtype=torch.float32, device=some.device)
-    places = dict(zip(layout.places, layout.parts(whole), strict=True))
-    views = {}
-    for name, (lora_a, _) in pairs.items():
-        own, n_in = lora_a.shape
-        place = places[name] if own == rank else places[name][:own]
-        views[name] = (place[:, :n_in], place[:, n_in:])
+        return LoraWeights(scaled, rank)
+    if kernel is not None and all(_is_plain(a) and _is_plain(b) for a, b in pairs.values()):
+        halves = zeros(rank * layout.width, torch.bfloat16, torch.device("cpu"))
+        places = layout.places
+        kernel.pack(halves, rank, [Source(*pairs[n], places[n][0], scalings[n]) for n in pairs])
+        return LoraWeights(Pairs(halves, layout, ranks), rank, packed=halves)
+    whole = zeros(rank * layout.width, torch.float32, next(iter(pairs.values()))[0].device)
+    lora = LoraWeights(Pairs(whole, layout, ranks), rank, packed=whole)
+    views = lora.pairs
     # Hundreds of small copies: by one call each, and not from Python.
-    torch._foreach_copy_([a for a, _ in views.values()], [a for a, _ in pairs.values()])
-    torch._foreach_copy_([b for _, b in views.values()], [b.T for _, b in pairs.values()])
-    torch._foreach_mul_([b for _, b in views.values()], [scalings[name] for name in views])
-    return LoraWeights({name: (a, b.T) for name, (a, b) in views.items()}, packed=whole)
+    torch._foreach_copy_([views[name][0] for name in pairs], [a for a, _ in pairs.values()])
+    torch._foreach_copy_([views[name][1] for name in pairs], [b for _, b in pairs.values()])
+    torch._foreach_mul_([views[name][1] for name in pairs], [scalings[name] for name in pairs])
+    return lora
+
+
+def _is_plain(weights: torch.Tensor) -> bool:
+    """Float32 in the processor's memory, number after number."""
+    is_float: bool = weights.device.type == "cpu" and weights.dtype == torch.float32
+    return is_float and weights.is_contiguous()
 
 
 def combined(parts: Sequence[tuple[LoraWeights, float]], layout: Layout) -> LoraWeights:

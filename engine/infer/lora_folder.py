@@ -38,7 +38,8 @@ UNSUPPORTED = (
 def load_lora(folder: Path, layers: LinearLayers, device: torch.device) -> LoraWeights:
     """Read a PEFT LoRA folder for the model with these linear layers. Raises AdapterRefused.
 
-    Weights are kept in float32, as PEFT does, also on a bfloat16 base.
+    Weights are kept in float32, as PEFT does, also on a bfloat16 base; in bfloat16 where the
+    layers have a kernel, which computes with nothing else.
     """
     config = read_config(folder, "LORA", unsupported=UNSUPPORTED)
     return lora_of(config, read_tensors(folder), layers, device)
@@ -67,7 +68,9 @@ def lora_of(
         for name, parts in found.items()
     }
     pairs = {name: (parts["A"], parts["B"]) for name, parts in found.items()}
-    lora = packed(pairs, layers.layout, scalings)
+    # A DoRA is computed with before it is rounded.
+    kernel = None if config.get("use_dora") else layers.kernel
+    lora = packed(pairs, layers.layout, scalings, kernel)
     _check_finite(lora)
     if not config.get("use_dora"):
         return lora

@@ -5,7 +5,7 @@ three quarters of the time, with the same sums.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -44,7 +44,7 @@ def pack(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, PackedW
     In its place is a tensor of the same shape that is nowhere a number: who reads it finds out.
     A weight that something else has too, as a head that is tied to the embeddings, stays.
     """
-    users = Counter(id(p) for module in model.modules() for p in _own_parameters(module))
+    users = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     packed: dict[str, PackedWeight] = {}
     for name, layer in layers.items():
         weight: Any = layer.weight
@@ -58,10 +58,6 @@ def pack(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, PackedW
     return packed
 
 
-def _own_parameters(module: nn.Module) -> Iterable[nn.Parameter]:
-    return module.parameters(recurse=False)
-
-
 def _gains(weight: torch.Tensor) -> bool:
     if weight.device.type != "cpu" or weight.shape[0] < _NARROW:
         return False
@@ -69,4 +65,5 @@ def _gains(weight: torch.Tensor) -> bool:
         return False
     if weight.dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return weight.dtype == torch.float32
+    is_float: bool = weight.dtype == torch.float32
+    return is_float

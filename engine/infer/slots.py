@@ -1,12 +1,13 @@
 """The attention state of a batch: one preallocated memory, a row of it for each sequence."""
 
-import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache
+
+from engine.infer.pages import zeros
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,8 @@ class SlotCache(Cache):
         self.tokens, self.max_rows, self._shapes = tokens, max_rows, tuple(shapes)
         self._memory = [
             (
-                _zeros(tokens * shape.heads * shape.key_width, dtype, device),
-                _zeros(tokens * shape.heads * shape.value_width, dtype, device),
+                zeros(tokens * shape.heads * shape.key_width, dtype, device, as_filled=True),
+                zeros(tokens * shape.heads * shape.value_width, dtype, device, as_filled=True),
             )
             for shape in shapes
         ]
@@ -168,14 +169,6 @@ class SlotCache(Cache):
             )
             for (keys, values), shape in zip(self._memory, self._shapes, strict=True)
         ]
-
-
-def _zeros(numbers: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """On a CPU, pages that the system makes when they are first touched: most never are."""
-    if device.type != "cpu":
-        return torch.zeros(numbers, dtype=dtype, device=device)
-    pages = mmap.mmap(-1, numbers * dtype.itemsize)
-    return torch.frombuffer(pages, dtype=dtype)
 
 
 def _view(memory: torch.Tensor, rows: int, heads: int, capacity: int, width: int) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Served equals trained: an adapter's probes are recomputed by the path that will serve it."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from engine.infer.errors import AdapterRefused, GenerationFailed
@@ -10,6 +11,7 @@ from engine.infer.generator import Failed, Generator, PromptScored, SequenceRequ
 from engine.infer.loader import Served
 
 _NO_EFFECT = 1e-6
+_MAX_KNOWN = 256
 
 
 class Verifier:
@@ -28,6 +30,7 @@ class Verifier:
         sample_ids: Sequence[int],
     ) -> None:
         self._generator, self._base, self._tolerance = generator, base, tolerance
+        self._base_known: OrderedDict[Probe, list[float]] = OrderedDict()
         self._sample = Probe(token_ids=tuple(sample_ids), prompt_tokens=1, logprobs=())
 
     async def check(self, adapter: Served, probes: Sequence[Probe]) -> None:
@@ -35,10 +38,12 @@ class Verifier:
         name, tried = adapter.name, list(probes) or [self._sample]
         for probe in tried:
             self._check_form(adapter, probe, trained=bool(probes))
-        served = await asyncio.gather(*(self._score(probe, adapter, name) for probe in tried))
+        served, base = await asyncio.gather(
+            asyncio.gather(*(self._score(probe, adapter, name) for probe in tried)),
+            asyncio.gather(*(self._base_scores(probe, name) for probe in tried)),
+        )
         if probes:
             self._check_equal(name, probes, served)
-        base = await asyncio.gather(*(self._score(probe, self._base, name) for probe in tried))
         effect = max(
             abs(a - b)
             for ours, plain in zip(served, base, strict=True)
@@ -84,6 +89,15 @@ class Verifier:
                 f"difference {worst:.4f} is above the tolerance {self._tolerance:g}. Serve it with "
                 "the base model revision it was trained on, or train it again.",
             )
+
+    async def _base_scores(self, probe: Probe, name: str) -> list[float]:
+        """Kept, as adapters without probes of their own, or of one run, are tried with the same."""
+        found = self._base_known.get(probe)
+        if found is None:
+            found = self._base_known[probe] = await self._score(probe, self._base, name)
+            while len(self._base_known) > _MAX_KNOWN:
+                self._base_known.popitem(last=False)
+        return found
 
     async def _score(self, probe: Probe, served: Served, name: str) -> list[float]:
         """The log-probs of the probe's completion, as a client would be told them."""
