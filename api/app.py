@@ -34,10 +34,10 @@ from api.bodies import PATIENCE_S, BodyLimits
 from api.middleware import Edge
 from api.services import Services, lifespan, open_services
 from api.v1 import chat as v1_chat
-from api.v1 import completions as v1_completions
-from api.v1 import files, uploads
 from api.v1 import checkpoints as v1_checkpoints
+from api.v1 import completions as v1_completions
 from api.v1 import events as v1_events
+from api.v1 import files, uploads
 from api.v1 import graders as v1_graders
 from api.v1 import models as v1_models
 from api.v1 import tuning as v1_tuning
