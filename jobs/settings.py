@@ -271,7 +271,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-# Some tens of microseconds: about as long as Python takes from one layer to the next.
+# A fraction of a millisecond: longer than Python takes from one layer to the next.
 SPINS = 30_000
 
 

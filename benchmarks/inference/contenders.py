@@ -7,8 +7,10 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from queue import SimpleQueue
 from typing import Any
 
@@ -27,6 +29,7 @@ from engine.infer.lora_folder import load_lora
 from engine.infer.metrics import Metrics
 from engine.infer.model import load_model
 from engine.infer.scheduler import Scheduler
+from engine.infer.threads import work_alone
 from jobs.settings import REPO
 
 VLLM = REPO / ".venv-vllm" / "bin" / "python"
@@ -45,10 +48,37 @@ class Work:
 Contender = Callable[[Work], None]
 
 
+class Elsewhere:
+    """One who does the work in a process of its own: threads of one must not count as another's."""
+
+    def __init__(self, make: Callable[..., Any], *given: Any) -> None:
+        spawn = get_context("spawn")
+        self._process = ProcessPoolExecutor(1, spawn, _begin, (make, *given))
+
+    def way(self, name: str) -> Contender:
+        """A method of theirs."""
+        return lambda work: self._process.submit(_do, name, work).result()
+
+    def close(self) -> None:
+        self._process.shutdown()
+
+
+_here: dict[str, Any] = {}  # in a process of Elsewhere
+
+
+def _begin(make: Callable[..., Any], *given: Any) -> None:
+    _here["contender"] = make(*given)
+
+
+def _do(name: str, work: Work) -> None:
+    getattr(_here["contender"], name)(work)
+
+
 class Ours:
     """Luthier's engine, without HTTP around it."""
 
     def __init__(self, world: World, dtype: torch.dtype, device: str, threads: int) -> None:
+        work_alone()  # as the inference server loads
         where = torch.device(device)
         self._model = load_model(NAME, world.base, where, dtype=dtype)
         self._model.rows = shapes_for_rows(self._model)
@@ -88,14 +118,12 @@ class Ours:
             if isinstance(event, Failed):
                 raise event.error
 
-    def close(self) -> None:
-        self._scheduler.stop()
-
 
 class Transformers:
     """The base in one static batch."""
 
-    def __init__(self, world: World, dtype: torch.dtype, device: str) -> None:
+    def __init__(self, world: World, dtype: torch.dtype, device: str, threads: int) -> None:
+        torch.set_num_threads(threads)
         model = AutoModelForCausalLM.from_pretrained(world.base, dtype=dtype)
         self.model: Any = model.to(device).eval()
         self._device = device
@@ -116,8 +144,8 @@ class Transformers:
 class Peft:
     """peft's own two ways with several adapters on one base."""
 
-    def __init__(self, world: World, dtype: torch.dtype, device: str) -> None:
-        self._transformers = Transformers(world, dtype, device)
+    def __init__(self, world: World, dtype: torch.dtype, device: str, threads: int) -> None:
+        self._transformers = Transformers(world, dtype, device, threads)
         base, first = self._transformers.model, str(world.adapter(0))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -11,6 +11,7 @@ import torch
 from benchmarks.inference.contenders import (
     VLLM,
     Contender,
+    Elsewhere,
     Http,
     Ours,
     Peft,
@@ -32,22 +33,21 @@ BURST_TOLD = f"first token, p95 of a burst of {BURST} for {BURST_ADAPTERS} adapt
 
 
 def engines(world: World, dtype: str, device: str, threads: int, rounds: int) -> Iterator[Figure]:
-    """In one process, without HTTP."""
-    kind: torch.dtype = getattr(torch, dtype)
-    torch.set_num_threads(threads)
-    ours = Ours(world, kind, device, threads)
-    plain, peft = Transformers(world, kind, device), Peft(world, kind, device)
+    """Without HTTP, each in a process of its own."""
+    given = (world, getattr(torch, dtype), device, threads)
+    ours, plain, peft = (Elsewhere(each, *given) for each in (Ours, Transformers, Peft))
     asked = prompts(ADAPTERS, PROMPT)
     work = Work(asked, TOKENS, range(ADAPTERS))
     # Of the slowest, fewer tokens tell as much: each takes as long as the one before.
     short = Work(asked, TOKENS // 4, range(ADAPTERS))
-    mine = ours.with_adapters
+    mine = ours.way("with_adapters")
+    mine(work)
     speed = f"{ADAPTERS * TOKENS / timed(lambda: mine(work)):.0f} tokens/s"
     pairs: list[tuple[str, float, Contender, Work, int]] = [
-        ("own engine without adapters", 0.85, ours.base_only, work, rounds),
-        ("transformers static batch, no adapters", 1.0, plain.static_batch, work, rounds),
-        ("peft mixed batch", 6.0, peft.mixed_batch, work, 2),
-        ("peft one adapter after another", 8.0, peft.one_after_another, short, 2),
+        ("own engine without adapters", 0.85, ours.way("base_only"), work, rounds),
+        ("transformers static batch, no adapters", 1.0, plain.way("static_batch"), work, rounds),
+        ("peft mixed batch", 6.0, peft.way("mixed_batch"), work, 2),
+        ("peft one adapter after another", 8.0, peft.way("one_after_another"), short, 2),
     ]
     for what, bar, theirs, which, times in pairs:
         yield Figure(what, dtype, ratio(times, theirs, mine, which), "x", bar, detail=speed)
@@ -61,7 +61,8 @@ def engines(world: World, dtype: str, device: str, threads: int, rounds: int) ->
         found = [timed(lambda: mine(work)) / timed(lambda: mine(other)) for _ in range(rounds)]  # noqa: B023
         what = f"popularity {name}, over all distinct"
         yield Figure(what, dtype, statistics.median(found), "x")
-    ours.close()
+    for each in (ours, plain, peft):
+        each.close()
 
 
 def swap(world: World, dtype: str, device: str, threads: int, rounds: int) -> Iterator[Figure]:

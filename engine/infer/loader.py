@@ -30,6 +30,7 @@ from engine.infer.lora import LoraWeights
 from engine.infer.lora_folder import load_lora
 from engine.infer.model import ServedModel, load_model
 from engine.infer.peft_folder import CONFIG_NAME
+from engine.infer.threads import work_alone
 from engine.infer.virtual_tokens import VirtualTokens
 
 log = structlog.get_logger()
@@ -77,7 +78,9 @@ class Loader:
 
     def __init__(self, fetch: Fetch, base: Served, *, max_context: int | None) -> None:
         self._fetch, self._base, self._max_context = fetch, base, max_context
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="luthier-load")
+        self._threads = ThreadPoolExecutor(
+            _THREADS, thread_name_prefix="luthier-load", initializer=work_alone
+        )
         self._one_model = threading.Lock()  # Transformers sets process-wide state while it loads
 
     async def fetch(self, name: str) -> Path:

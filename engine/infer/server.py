@@ -29,6 +29,7 @@ from engine.infer.residency import Residency
 from engine.infer.scheduler import Scheduler
 from engine.infer.score_verification import ScoreVerifier
 from engine.infer.scores import Scores
+from engine.infer.threads import work_alone
 from engine.infer.verification import Verifier
 
 log = structlog.get_logger()
@@ -150,6 +151,7 @@ def create_app(
 def _load_base(
     name: str, folder: Path, device: torch.device, max_context: int | None, dtype: str | None
 ) -> Served:
+    work_alone()
     chosen = getattr(torch, dtype) if dtype else None
     model = load_model(name, folder, device, max_context=max_context, dtype=chosen)
     model.rows = shapes_for_rows(model)
