@@ -119,7 +119,7 @@ class Loader:
         whole = manifest.kind == "full"
         if manifest.kind == "reward":
             whole = not (folder / CONFIG_NAME).is_file()
-        # A LoRA is kept in float32, whatever the base is in.
+        # A LoRA is kept in float32, whatever the base is in, or in half of that: see Kernel.
         each = self._base.model.dtype.itemsize if whole else torch.float32.itemsize
         return Found(
             kind=manifest.kind,

@@ -336,8 +336,8 @@ def test_a_malformed_key_is_refused_by_every_call(
     assert keys(store, "") == []
 
 
-def test_a_store_that_is_there_answers_a_ping(store: ObjectStore) -> None:
-    store.ping()
+def test_a_store_that_is_there_answers_a_ping(calm_store: ObjectStore) -> None:
+    calm_store.ping()  # one that fails half of the time may say so: a ping is soon over
 
 
 def test_writes_and_deletes_of_neighbours_do_not_disturb_each_other(

@@ -41,6 +41,7 @@ def test_virtual_tokens_take_their_room_in_the_context(served: httpx.Client, kin
         "prompt_tokens": 50,
         "completion_tokens": CONTEXT - COUNT - 50,
         "total_tokens": CONTEXT - COUNT,
+        "prompt_tokens_details": {"cached_tokens": 0},
     }
     assert complete(served, prompt=[5] * 58, **body)["usage"]["completion_tokens"] == 1
     full = served.post("/v1/completions", json={"prompt": [5] * 59, **body})
