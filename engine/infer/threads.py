@@ -4,9 +4,9 @@ import torch
 
 
 def work_alone() -> None:
-    """PyTorch's calls in this thread get no help from others, as those of the engine do.
+    """PyTorch's calls in this thread have no team of threads, as those of the engine have.
 
-    Each thread that once had help keeps its helpers. When there are more of those than cores, GNU's
+    A thread that once had a team keeps it. When there are more threads in teams than cores, GNU's
     OpenMP lets none of them wait for work awake, and an engine on a CPU takes half as long again.
     """
     torch.set_num_threads(1)
