@@ -14,7 +14,7 @@ from api.batches import batches
 from api.bodies import StrictRoute
 from api.calls import in_thread, read
 from api.envelope import Deleted, ListOf, Wire, absent, refusals
-from api.forms import Form
+from api.forms import Form, form_schema, is_form
 from api.intake import FORMAT_OF_TYPE, Intake, UploadOptions
 from api.paging import After, DatasetId, Limit
 from api.services import FromServices, Services
@@ -26,7 +26,6 @@ from storage.objects import StorageError
 router = APIRouter(prefix="/datasets", tags=["datasets"], route_class=StrictRoute)
 log = structlog.get_logger()
 
-FORM = "multipart/form-data"
 FORM_FIELDS = frozenset(UploadOptions.model_fields)
 
 _FILE = {"type": "string", "format": "binary"}
@@ -38,16 +37,7 @@ UPLOAD_BODY = {
         "content": {
             kind: {"schema": _FILE} for kind in (*FORMAT_OF_TYPE, "application/octet-stream")
         }
-        | {
-            FORM: {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "additionalProperties": False,
-                    "properties": dict.fromkeys(sorted(FORM_FIELDS), _OPTION) | {"file": _FILE},
-                }
-            }
-        },
+        | form_schema(dict.fromkeys(sorted(FORM_FIELDS), _OPTION) | {"file": _FILE}, ["file"]),
     }
 }
 
@@ -133,7 +123,7 @@ def _reader(
     content_type: str, intake: Intake
 ) -> tuple[Callable[[bytes], None], Callable[[], None]]:
     """Where the body's bytes go, and what to call after the last."""
-    if content_type.partition(";")[0].strip().lower() == FORM:
+    if is_form(content_type):
         form = Form(content_type, FORM_FIELDS, intake)
         return form.feed, form.close
     intake.begin(content_type, None)

@@ -1,14 +1,31 @@
 """multipart/form-data read as a stream: small fields whole, the one file in pieces."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from api.errors import BodyUnreadable, Invalid
 
+FORM = "multipart/form-data"
 FIELD_BYTES = 4096
 FILE = "file"
+
+
+def form_schema(properties: dict[str, Any], required: Sequence[str]) -> dict[str, Any]:
+    """Of a form's fields, as content of a documented request; it has no others."""
+    schema = {
+        "type": "object",
+        "required": list(required),
+        "additionalProperties": False,
+        "properties": properties,
+    }
+    return {FORM: {"schema": schema}}
+
+
+def is_form(content_type: str) -> bool:
+    return content_type.partition(";")[0].strip().lower() == FORM
 
 
 class Taker(Protocol):

@@ -1,9 +1,6 @@
 """What POST /v1/chat/completions answers: whole, and in chunks."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
-from uuid import uuid4
 
 from api.v1.chat_shapes import (
     ChatChoice,
@@ -14,6 +11,7 @@ from api.v1.chat_shapes import (
     chat_logprobs,
 )
 from api.v1.speech import Speech
+from api.v1.voices import heading
 from engine.completions import Choice, Completion, Usage
 
 
@@ -29,12 +27,7 @@ class ChatAnswer:
         top_logprobs: int = 0,
         with_usage: bool = False,
     ) -> None:
-        self._common: dict[str, Any] = {
-            "id": f"chatcmpl-{uuid4().hex[:24]}",
-            "created": int(time.time()),
-            "model": model,
-            "system_fingerprint": fingerprint,
-        }
+        self._common = heading("chatcmpl", model, fingerprint)
         self._speak, self._top, self._with_usage = speak, top_logprobs, with_usage
         self._begun: dict[int, Speech] = {}
 

@@ -1,9 +1,7 @@
 """POST /v1/completions: OpenAI's older shape, with prompts as texts or token ids."""
 
-import time
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, Self
-from uuid import uuid4
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
@@ -17,7 +15,7 @@ from api.calls import in_thread
 from api.envelope import Wire, absent, json_answer, refusals
 from api.services import FromServices, Services
 from api.v1.sampling import SamplingBody, TokenId, refused
-from api.v1.voices import fingerprint, voice_named
+from api.v1.voices import fingerprint, heading, voice_named
 from engine.completions import Choice, Completion, Usage
 from engine.render import Renderer
 
@@ -122,12 +120,7 @@ class TextAnswer:
     def __init__(
         self, model: str, fingerprint: str, leads: list[str], *, with_usage: bool = False
     ) -> None:
-        self._common: dict[str, Any] = {
-            "id": f"cmpl-{uuid4().hex[:24]}",
-            "created": int(time.time()),
-            "model": model,
-            "system_fingerprint": fingerprint,
-        }
+        self._common = heading("cmpl", model, fingerprint)
         self._leads, self._with_usage = leads, with_usage
         self._begun: set[int] = set()
 

@@ -14,10 +14,10 @@ from api.auth import TenantId
 from api.batches import batches
 from api.bodies import StrictRoute
 from api.calls import in_thread, read
-from api.datasets import FORM, remove
+from api.datasets import remove
 from api.envelope import Deleted, ListOf, Wire, refusals
 from api.errors import Invalid, MediaTypeUnsupported
-from api.forms import Form
+from api.forms import FORM, Form, form_schema, is_form
 from api.intake import Intake, UploadOptions, format_of
 from api.paging import After, DatasetId
 from api.services import FromServices
@@ -79,25 +79,19 @@ FORM_FIELDS = frozenset({"purpose", ANCHOR, SECONDS})
 UPLOAD_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {
-            FORM: {
-                "schema": {
-                    "type": "object",
-                    "required": ["file", "purpose"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        "purpose": {"type": "string", "enum": [PURPOSE]},
-                        ANCHOR: {"type": "string", "enum": ["created_at"]},
-                        SECONDS: {
-                            "type": "integer",
-                            "minimum": MIN_EXPIRES_S,
-                            "maximum": MAX_EXPIRES_S,
-                        },
-                    },
-                }
-            }
-        },
+        "content": form_schema(
+            {
+                "file": {"type": "string", "format": "binary"},
+                "purpose": {"type": "string", "enum": [PURPOSE]},
+                ANCHOR: {"type": "string", "enum": ["created_at"]},
+                SECONDS: {
+                    "type": "integer",
+                    "minimum": MIN_EXPIRES_S,
+                    "maximum": MAX_EXPIRES_S,
+                },
+            },
+            ["file", "purpose"],
+        ),
     }
 }
 
@@ -150,7 +144,7 @@ async def create_file(request: Request, tenant_id: TenantId, services: FromServi
     files that a job needs which has not ended.
     """
     content_type = request.headers.get("content-type", "")
-    if content_type.partition(";")[0].strip().lower() != FORM:
+    if not is_form(content_type):
         raise MediaTypeUnsupported(f"Send the file in a form: {FORM}, field `file`.")
     await read(services.store, services.store.datasets.require_bytes, tenant_id, 1)
     intake = Intake(services.store, services.objects, tenant_id, UploadOptions(), rules=OPENAI)

@@ -16,10 +16,9 @@ from api.auth import TenantId
 from api.batches import batches
 from api.bodies import PART_BYTES, StrictRoute
 from api.calls import in_thread, read
-from api.datasets import FORM
 from api.envelope import Body, Wire, refusals
 from api.errors import BodyTooLarge, Invalid, MediaTypeUnsupported
-from api.forms import Form
+from api.forms import FORM, Form, form_schema, is_form
 from api.intake import Intake, UploadOptions, format_of, name_of
 from api.paging import UploadId
 from api.services import FromServices, Services
@@ -139,16 +138,7 @@ class PartForm:
 PART_BODY = {
     "requestBody": {
         "required": True,
-        "content": {
-            FORM: {
-                "schema": {
-                    "type": "object",
-                    "required": ["data"],
-                    "additionalProperties": False,
-                    "properties": {"data": {"type": "string", "format": "binary"}},
-                }
-            }
-        },
+        "content": form_schema({"data": {"type": "string", "format": "binary"}}, ["data"]),
     }
 }
 
@@ -160,7 +150,7 @@ async def add_part(
     """Add a part of at most 64 MiB. Parts may come in any order, and several at once."""
     await read(services.store, services.store.uploads.open, tenant_id, id)
     content_type = request.headers.get("content-type", "")
-    if content_type.partition(";")[0].strip().lower() != FORM:
+    if not is_form(content_type):
         raise MediaTypeUnsupported(f"Send the part in a form: {FORM}, field `data`.")
     part_id = new_id("pt")
     writer = await in_thread(services.objects.writer, upload_part(tenant_id, id, part_id))

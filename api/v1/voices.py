@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
 
 from api.errors import ModelNotFound
 from api.services import Services
@@ -35,3 +38,13 @@ def fingerprint(voice: Voice) -> str:
     weights = [weight for _, weight in voice.weights or ()]
     content = json.dumps([voice.base.revision, files, weights])
     return f"fp_{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+
+
+def heading(prefix: str, model: str, fingerprint: str) -> dict[str, Any]:
+    """What all parts of one answer have in common; its id begins with the prefix."""
+    return {
+        "id": f"{prefix}-{uuid4().hex[:24]}",
+        "created": int(time.time()),
+        "model": model,
+        "system_fingerprint": fingerprint,
+    }

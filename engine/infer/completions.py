@@ -172,10 +172,10 @@ class Completions:
         shape = Shape(body.echo, body.logprobs is not None, body.return_token_ids)
         tokens = sum(len(prompt.ids) for prompt in prompts)
         answer = Answer(body.model, [], tokens, body.n)
+        _check_bias(served, body)
         requests = []
         for prompt in prompts:
             max_tokens = room_for(served, prompt, body.max_tokens)
-            _check_bias(served, body)
             for index in range(body.n):
                 answer.choices.append(Choice(self._tokenizer, len(answer.choices), prompt, shape))
                 requests.append(

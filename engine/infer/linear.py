@@ -42,9 +42,11 @@ class LinearLayers:
         )
         self._in_float = InFloat()
         self.kernel = _kernel(device, dtype)
-        self.bank: Bank = LoraBank(self.layout, device)
-        if self.kernel is not None:
-            self.bank = CompiledBank(self.layout, self.kernel)
+        self.bank: Bank = (
+            CompiledBank(self.layout, self.kernel)
+            if self.kernel is not None
+            else LoraBank(self.layout, device)
+        )
         self._packed = pack(model, self._layers)
         for name, layer in self._layers.items():
             layer.forward = self._forward(name, layer)
