@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -167,15 +166,9 @@ def _matters(event: dict[str, Any]) -> bool:
 @contextmanager
 def stop_on_signals(service: "Service") -> Iterator[threading.Event]:
     """An event that Ctrl-C, SIGTERM or a closed terminal sets; the second one makes haste."""
+    from jobs.signals import heard
+
     stop = threading.Event()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        (service.hurry if stop.is_set() else stop).set()
-
     asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, ask) for number in asked}
-    try:
+    with heard(asked, lambda: (service.hurry if stop.is_set() else stop).set()):
         yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

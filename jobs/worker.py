@@ -6,13 +6,11 @@ import fcntl
 import os
 import secrets
 import shutil
-import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import structlog
@@ -34,6 +32,7 @@ from jobs.opening import open_objects, open_store
 from jobs.queue import BrokerWakeUps, listen, open_broker
 from jobs.runner import Runner
 from jobs.settings import Settings
+from jobs.signals import asked_to_stop
 from jobs.store import Store
 from jobs.sweep import Sweep
 from storage.crash import arm, crash_point
@@ -56,10 +55,20 @@ def run(
     arm(settings.crash_at)
     registry = registry or CollectorRegistry()
     instruments = Instruments(registry, queue=settings.queue)
-    if settings.launcher == "kubernetes":
-        return _dispatch(settings, instruments)
-    launcher = launcher or LocalLauncher()
-    stop = _stop_on_signals()
+    with asked_to_stop() as stop:
+        if settings.launcher == "kubernetes":
+            _dispatch_until(stop, settings, instruments)
+        else:
+            _work_until(stop, settings, launcher or LocalLauncher(), registry, instruments)
+
+
+def _work_until(
+    stop: threading.Event,
+    settings: Settings,
+    launcher: Launcher,
+    registry: CollectorRegistry,
+    instruments: Instruments,
+) -> None:
     launcher.warm_up()
     store = open_store(settings)
     with work_folder(settings.data_dir / "work") as (owner, work_root):
@@ -81,10 +90,9 @@ def run(
     log.info("worker.stopped")
 
 
-def _dispatch(settings: Settings, instruments: Instruments) -> None:
-    """Have a cluster run the attempts, until SIGTERM or SIGINT; they go on without this process."""
+def _dispatch_until(stop: threading.Event, settings: Settings, instruments: Instruments) -> None:
+    """Have a cluster run the attempts; they go on without this process."""
     assert settings.kubernetes_pod_template is not None
-    stop = _stop_on_signals()
     manifests = Manifests(settings, read_template(settings.kubernetes_pod_template))
     cluster = Cluster(settings.kubernetes_url, settings.kubernetes_namespace)
     store = open_store(settings)
@@ -113,19 +121,21 @@ def run_attempt(
 
     On SIGTERM the job is handed back, checkpointed.
     """
-    stop = _stop_on_signals()
     launcher, registry = launcher or LocalLauncher(), registry or CollectorRegistry()
-    more: dict[str, Any] = {"draining": stop, "node": node, "master": master}
+    more: dict[str, Any] = {"node": node, "master": master}
     more["instruments"] = Instruments(registry, queue=settings.queue)
     store = open_store(settings)
     timing = {"heartbeat_s": settings.heartbeat_s, "lease_s": settings.lease_s}
-    with work_folder(settings.data_dir / "work") as (owner, work_root):
+    with (
+        asked_to_stop() as more["draining"],
+        work_folder(settings.data_dir / "work") as (owner, work_root),
+    ):
         shop = workshop(settings, store, launcher, registry, **more)
         if node > 0:
             return follow(shop, job_id, number, work_root=work_root, **timing)
         ran = Runner(shop, owner=owner, work_root=work_root, **timing).run_attempt(job_id, number)
     if not ran:
-        return Exit.RETRYABLE if stop.is_set() else Exit.SUPERSEDED
+        return Exit.RETRYABLE if shop.draining.is_set() else Exit.SUPERSEDED
     try:
         job = store.dispatches.find([job_id]).get(job_id)
     except StoreUnavailable:
@@ -210,17 +220,6 @@ def _work(runner: Runner, queue: str) -> None:
     except Exception:
         # The edge of a message: the lease of whatever was in hand runs out and the sweep takes it.
         log.exception("worker.failed")
-
-
-def _stop_on_signals() -> threading.Event:
-    stop = threading.Event()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, ask)
-    signal.signal(signal.SIGINT, ask)
-    return stop
 
 
 @contextmanager

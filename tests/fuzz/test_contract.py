@@ -49,9 +49,9 @@ def test_every_operation_keeps_the_document(fuzzed: Fuzzed, tmp_path: Path, reco
     said = log.read_text().replace(fuzzed.key, "lk_...")
     assert report.exists(), said
     found: dict[str, Any] = json.loads(report.read_text())
+    assert (found["failures"], found["errors"], status) == ([], [], 0), said[-12_000:]
     operations, cases = found["operations"], found["test_cases"]
     record("S12", "operations tried with every check", operations["tested"], at_least=57)
     record("S12", "requests to them", cases["generated"], at_least=CASES * operations["tested"])
     record("S12", "failures", cases["unique_failures"], exactly=0)
-    assert (found["failures"], found["errors"], status) == ([], [], 0), said[-12_000:]
     assert operations["tested"] == operations["total"]
