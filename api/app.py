@@ -123,9 +123,14 @@ def routes() -> list[APIRoute]:
 
 
 def _allowed(path: str) -> set[str]:
-    """What a path can be asked with, by all of its routes: the framework names the first one's."""
-    matching = (route for route in routes() if route.path_regex.match(path))
-    return {verb for route in matching for verb in route.methods or ()}
+    """What a path can be asked with, by all routes that name it: the framework names the first's.
+
+    `/jobs/estimate` is no job, so a path of fewer parameters stands before the others.
+    """
+    matching = [route for route in routes() if route.path_regex.match(path)]
+    named = min((len(route.param_convertors) for route in matching), default=0)
+    resource = (route for route in matching if len(route.param_convertors) == named)
+    return {verb for route in resource for verb in route.methods or ()}
 
 
 @cache

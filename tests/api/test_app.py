@@ -58,6 +58,22 @@ async def test_what_is_no_route_is_answered_in_the_envelope(
     assert answer.json()["error"]["code"] == code
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/jobs", "GET, POST"),
+        ("/jobs/estimate", "POST"),
+        ("/adapters/merge", "POST"),
+        ("/adapters/ad_0123456789abcdef01234567", "DELETE, GET"),
+    ],
+)
+async def test_what_a_path_takes_is_said_of_this_path_alone(
+    client: httpx.AsyncClient, path: str, allowed: str
+) -> None:
+    answer = await client.request("PATCH", path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
 async def test_every_answer_has_a_request_id_and_a_good_one_is_kept(
     client: httpx.AsyncClient, nobody: httpx.AsyncClient
 ) -> None:
