@@ -20,8 +20,8 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
 WORKDIR /src
 RUN python -m venv --without-pip /opt/luthier
 COPY pyproject.toml constraints.txt ./
-# What each role needs, from pyproject.toml: layers that change when it does, not with the code.
-RUN python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; x = p["optional-dependencies"]; open("api.txt", "w").write("\n".join(p["dependencies"] + x["tracing"])); open("torch.txt", "w").write("torch"); open("train.txt", "w").write("\n".join(p["dependencies"] + [d for n in x if n != "dev" for d in x[n]]))'
+# What each role needs, to the byte (`make lock`): layers that change when it does, not with the code.
+COPY k8s/locks locks
 
 FROM build AS wheel
 COPY README.md LICENSE ./
@@ -34,17 +34,17 @@ COPY cli cli
 RUN pip wheel --no-deps --wheel-dir /dist .
 
 FROM build AS build-api
-RUN pip install --only-binary :all: --requirement api.txt
+RUN pip install --only-binary :all: --require-hashes --requirement locks/api.txt
 COPY --from=wheel /dist /dist
 RUN pip install --no-deps /dist/*.whl
 
-# torch is PyPI's, for CUDA. For CPUs alone give pip's index of PyTorch's CPU builds:
+# torch is PyPI's, for CUDA. For CPUs alone give pip's index of PyTorch's CPU builds, whose hashes are
+# not those of the lock; all else is checked:
 #   docker build --target worker --build-arg TORCH_INDEX_URL=... .
 FROM build AS build-torch
 ARG TORCH_INDEX_URL=
-RUN pip install --only-binary :all: ${TORCH_INDEX_URL:+--index-url "${TORCH_INDEX_URL}"} --requirement torch.txt
-# hadolint ignore=DL3059
-RUN pip install --only-binary :all: --requirement train.txt
+RUN if [ -z "${TORCH_INDEX_URL}" ]; then lock=worker; else lock=worker-without-torch; pip install --only-binary :all: --index-url "${TORCH_INDEX_URL}" "$(grep '^torch==' constraints.txt)"; fi \
+    && pip install --only-binary :all: --require-hashes --requirement "locks/${lock}.txt"
 COPY --from=wheel /dist /dist
 RUN pip install --no-deps /dist/*.whl
 

@@ -9,12 +9,13 @@ STORM := tests/contract/test_object_store.py tests/chaos/test_kills.py tests/cha
 	tests/test_end_to_end.py::test_the_same_path_over_postgresql_redis_and_s3
 VLLM_READY := $(VLLM)/.ready
 CLIENTS := .venv-clients
+LOCK := .venv-lock
 CLIENTS_READY := $(CLIENTS)/.ready
 PROMETHEUS := .prometheus
 PROMETHEUS_READY := $(PROMETHEUS)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env check format test fuzz prometheus env-vllm test-vllm env-clients compatibility demo serve bench bench-infer bench-memory methods-table test-storm soak reliability-table k8s-rules clean
+.PHONY: help env check format test fuzz prometheus env-vllm test-vllm env-clients compatibility demo serve bench bench-infer bench-memory methods-table test-storm soak reliability-table k8s-rules lock audit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -113,5 +114,26 @@ compatibility: $(READY)  ## every method of OpenAI's SDK, called, into docs/comp
 k8s-rules: $(READY)  ## the alerts as an object of Prometheus Operator, from k8s/observability/rules.yaml
 	$(BIN)/python k8s/observability/prometheusrule.py
 
+# What the images are made of, to the byte. Linux on x86-64 with the glibc of the Python image.
+COMPILE := $(LOCK)/bin/uv pip compile --quiet --no-header --no-annotate --generate-hashes --only-binary :all: \
+	--python-version 3.11 --python-platform x86_64-manylinux_2_40 --constraint constraints.txt \
+	--extra tracing pyproject.toml
+# torch, and what of CUDA it brings along; nvidia-ml-py is no part of either.
+OF_TORCH := grep -oE '^(torch|triton|(nvidia|cuda)-[a-z0-9-]+)==' k8s/locks/worker.txt | grep -v ml-py | tr -d =
+
+$(LOCK)/.ready:
+	$(PYTHON) -m venv $(LOCK)
+	$(LOCK)/bin/pip install --quiet --disable-pip-version-check uv==0.13.9 pip-audit==2.10.1
+	@touch $(LOCK)/.ready
+
+lock: $(LOCK)/.ready  ## the images' packages with their hashes, from constraints.txt
+	$(COMPILE) --output-file k8s/locks/api.txt
+	$(COMPILE) --extra train --extra qlora --output-file k8s/locks/worker.txt
+	$(COMPILE) --extra train --extra qlora $$($(OF_TORCH) | sed 's/^/--no-emit-package /') \
+		--output-file k8s/locks/worker-without-torch.txt
+
+audit: $(LOCK)/.ready  ## the images' packages against PyPI's list of known vulnerabilities
+	$(LOCK)/bin/pip-audit --strict --require-hashes --disable-pip -r k8s/locks/worker.txt
+
 clean:  ## remove the environment and what the service stored
-	rm -rf $(VENV) $(VLLM) $(CLIENTS) tests/v1/npm/node_modules $(PROMETHEUS) .luthier
+	rm -rf $(VENV) $(VLLM) $(CLIENTS) tests/v1/npm/node_modules $(PROMETHEUS) $(LOCK) .luthier

@@ -16,6 +16,7 @@ import pytest
 from tests.k8s.dockerfile import DOCKERFILE, Builder, command, effective, lineage, stages, variables
 from tests.record import Record
 from tests.servers import free_port
+from tests.workers import REPO
 
 TARGETS = ("api", "worker", "inference", "inference-vllm")
 HADOLINT = Path(sysconfig.get_path("scripts")) / "hadolint"
@@ -49,6 +50,42 @@ def test_base_images_have_a_version() -> None:
 
 def test_the_python_image_is_pinned_by_its_digest() -> None:
     assert re.search(r"@sha256:[0-9a-f]{64}$", lineage("api")[0].base)
+
+
+def _locked(role: str) -> dict[str, str]:
+    """The version of each package of a lock; every file that pip may take has its hash there."""
+    text = (REPO / f"k8s/locks/{role}.txt").read_text().replace("\\\n", " ")
+    found = {}
+    for line in text.splitlines():
+        pinned, *hashes = line.split()
+        name, _, version = pinned.partition("==")
+        assert hashes, name
+        assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", one) for one in hashes), name
+        found[re.sub(r"\[.*\]", "", name)] = version
+    return found
+
+
+def test_images_are_locked_to_the_versions_that_are_tested(record: Record) -> None:
+    constrained = dict(
+        line.split("==") for line in (REPO / "constraints.txt").read_text().split() if "==" in line
+    )
+    worker, bare = _locked("worker"), _locked("worker-without-torch")
+    assert _locked("api").items() <= bare.items() <= worker.items()
+    ours = {name: version for name, version in worker.items() if name in constrained}
+    assert ours == {name: constrained[name] for name in ours}
+    of_torch = worker.keys() - bare.keys()
+    assert {"torch", "triton"} < of_torch
+    assert all(name.startswith(("torch", "triton", "nvidia", "cuda")) for name in of_torch)
+    unlocked = [
+        line
+        for name in ("build-api", "build-torch")
+        for word, line in stages()[name].instructions
+        if word == "RUN"
+        for line in line.split("&&")
+        if "--require-hashes" not in line and "--no-deps" not in line
+    ]
+    assert all("--index-url" in line for line in unlocked), unlocked
+    record("S15", "packages of the images, each with its hashes", len(worker), at_least=100)
 
 
 @pytest.mark.parametrize("target", TARGETS)
