@@ -3,6 +3,8 @@
 import httpx
 import pytest
 
+pytestmark = pytest.mark.anyio
+
 
 @pytest.mark.parametrize(
     ("path", "says"),
