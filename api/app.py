@@ -33,6 +33,7 @@ from api.auth import Authentication
 from api.bodies import PATIENCE_S, BodyLimits
 from api.middleware import Edge
 from api.services import Services, lifespan, open_services
+from api.signposts import signpost
 from api.v1 import chat as v1_chat
 from api.v1 import checkpoints as v1_checkpoints
 from api.v1 import completions as v1_completions
@@ -114,6 +115,9 @@ async def _onward(request: Request, error: Exception) -> Response:
     """Let the edge answer what the framework would."""
     if isinstance(error, HTTPException) and error.status_code == 405:
         error.headers = {"allow": ", ".join(sorted(_allowed(request.scope["path"])))}
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        way = signpost(request.scope["path"], lambda path: bool(_allowed(path)))
+        error.detail = f"{error.detail}. {way}" if way else error.detail
     raise error
 
 

@@ -9,8 +9,13 @@ from typing import Any
 from engine.rows import Message, RichMessage
 from engine.template import RenderError
 
+DEFINITIONS = "definitions of tools"
 Tools = Sequence[Mapping[str, Any]]
 Written = Callable[[Sequence[Message], Tools], str]
+
+
+class ToolsUnwritten(RenderError):
+    """A template that leaves out the tools that it is given."""
 
 
 def require_all_written(
@@ -23,7 +28,8 @@ def require_all_written(
         except RenderError:
             continue  # the template asks for it
         if same:
-            raise RenderError(
+            kind = ToolsUnwritten if what == DEFINITIONS else RenderError
+            raise kind(
                 f"the base model's chat template does not write {what}; leave them out, or choose "
                 "a base whose template does"
             )
@@ -34,7 +40,7 @@ def _without(
 ) -> Iterator[tuple[str, Sequence[Message], Tools]]:
     """The conversation without each of the things that it has and a template may not know."""
     if tools:
-        yield "definitions of tools", messages, ()
+        yield DEFINITIONS, messages, ()
     if any(isinstance(message, RichMessage) and message.tool_calls for message in messages):
         yield "calls of tools", [_stripped(m, tool_calls=()) for m in messages], tools
     if any(isinstance(message, RichMessage) and message.name is not None for message in messages):

@@ -1,6 +1,6 @@
 """POST /v1/chat/completions: OpenAI's shape over the same services as POST /generate."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Annotated, Any, Literal, Self
@@ -16,6 +16,7 @@ from api.calls import in_thread
 from api.envelope import json_answer, refusals
 from api.errors import GeneratorRefused, Invalid
 from api.services import FromServices, Services
+from api.speaking import Voice
 from api.v1.chat_answers import ChatAnswer
 from api.v1.chat_shapes import ChatCompletion
 from api.v1.messages import MAX_MESSAGES, ChatMessage, turns_of
@@ -23,6 +24,8 @@ from api.v1.sampling import SamplingBody, Tokens, Unheeded, refused
 from api.v1.speech import speech_for
 from api.v1.tools import Insisted, ToolChoice, Tools, insisted, offered
 from api.v1.voices import fingerprint, voice_named
+from engine.template import RenderError
+from engine.unwritten import ToolsUnwritten
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=StrictRoute)
 
@@ -133,7 +136,7 @@ def ask(
     voice = voice_named(services, tenant_id, body.model, body.adapters)
     tools = offered(body.tools, body.tool_choice)
     call = insisted(body.tools, body.tool_choice)
-    prompt = voice.renderer.prompt_ids(turns_of(body.messages), tools)
+    prompt = _rendered(voice, body, tools)
     wire = asked(services, tenant_id, voice, [prompt], body.sampling(call))
     answer = ChatAnswer(
         body.model,
@@ -143,6 +146,22 @@ def ask(
         with_usage=body.with_usage,
     )
     return wire, answer, call
+
+
+class Unrendered(RenderError):
+    """What a chat template cannot write, and the field of this request that it stands in."""
+
+    def __init__(self, error: RenderError) -> None:
+        super().__init__(str(error))
+        self.param = "tools" if isinstance(error, ToolsUnwritten) else "messages"
+
+
+def _rendered(voice: Voice, body: ChatBody, tools: Sequence[Mapping[str, Any]]) -> list[int]:
+    turns = turns_of(body.messages)
+    try:
+        return voice.renderer.prompt_ids(turns, tools)
+    except RenderError as error:
+        raise Unrendered(error) from error
 
 
 @contextmanager

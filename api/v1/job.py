@@ -14,6 +14,8 @@ from jobs.errors import NotFound
 from jobs.model import Job, JobError, JobSpec, Progress, Replay, Status, Weighted
 
 ORGANIZATION = "luthier"
+# The share of the steps after which they tell the time better: the first ones wait for the start.
+STEADY = 0.05
 
 
 class FineTuningJob(Wire):
@@ -87,17 +89,17 @@ async def require_training(services: Services, tenant_id: str, job_id: str) -> N
 
 
 def _estimated_finish(job: Job) -> int | None:
-    """By the steps so far, or else by the estimate; None where that is over already."""
+    """By the estimate, and by the steps once a few are done; None where that is over already."""
     if job.status is not Status.RUNNING or job.started_at is None:
         return None
     now, done, total = time.time(), job.progress.step, job.progress.total_steps
+    told: list[float] = []
+    if job.estimate is not None and job.estimate.seconds is not None:
+        told.append(job.started_at + job.estimate.seconds)
     if done and total:
-        finish = now + (now - job.started_at) * (total - done) / done
-    elif job.estimate is not None and job.estimate.seconds is not None:
-        finish = job.started_at + job.estimate.seconds
-    else:
-        return None
-    return int(finish) if finish >= now else None
+        by_steps = now + (now - job.started_at) * (total - done) / done
+        told.insert(0 if done >= total * STEADY else len(told), by_steps)
+    return next((int(finish) for finish in told if finish >= now), None)
 
 
 def _trained_tokens(job: Job, spec: JobSpec) -> int | None:

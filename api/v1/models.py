@@ -14,6 +14,7 @@ from api.envelope import Deleted, ListOf, Wire, refusals
 from api.errors import Invalid
 from api.paging import known
 from api.services import FromServices, Services
+from api.v1.voices import no_model
 from engine.bases import BaseCatalogue, BaseUnusable, context_length
 from jobs.errors import NotFound
 from jobs.model import Adapter
@@ -87,11 +88,11 @@ def _delete(services: Services, tenant_id: str, id: str) -> None:
 
 
 def _adapter(services: Services, tenant_id: str, id: str) -> Adapter:
-    """Raises NotFound, in the same words for whatever is no model of this tenant's."""
+    """Raises ModelNotFound."""
     try:
         return services.store.adapters.get(tenant_id, known("model", id))
     except NotFound:
-        raise NotFound("model", id) from None
+        raise no_model(id, "model") from None
 
 
 def _base(bases: BaseCatalogue, name: str) -> Model:

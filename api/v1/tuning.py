@@ -1,6 +1,7 @@
 """/v1/fine_tuning/jobs: jobs in OpenAI's shapes. They are the jobs of /jobs, without merges."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Query, Request
@@ -18,9 +19,10 @@ from api.paging import After, JobId, Limit, known
 from api.services import FromServices, Services
 from api.v1.job import FineTuningJob, require_training, view
 from api.v1.methods import FIELDS, OPEN_BY_DEFAULT, bounded, ours, problems_of
+from api.v1.voices import no_model
 from engine.bases import BaseNotAllowed, BaseUnusable, context_length
 from engine.spec import Peft, Resources
-from jobs.errors import SpecInvalid, SpecProblem
+from jobs.errors import NotFound, SpecInvalid, SpecProblem
 from jobs.inputs import ADAPTER_PREFIX, inputs_of
 from jobs.mixture import datasets_of
 from jobs.model import JobSpec, MetadataKey, MetadataValue, Replay
@@ -37,6 +39,7 @@ NAMES = {
     "validation": "validation_file",
     "name": "suffix",
 }
+NAMED_IN_TEXTS = ("dataset", "validation", "base_model")
 NO_WANDB = "This service sends nothing to others: leave `integrations` out, and read the events."
 
 SMALL_JOB = {
@@ -105,20 +108,49 @@ async def create_job(
     The same body again within 60 seconds is the same job, as long as that has not ended: clients
     send it again after a timeout. Another job of the same body takes an Idempotency-Key of its own.
     """
-    known("dataset", body.training_file)
-    spec = await in_thread(_spec_of, services, tenant_id, body)
-    for dataset_id in datasets_of(spec).values():
-        known("dataset", dataset_id)
-    for adapter_id in inputs_of(spec).values():
-        known("adapter", adapter_id)
-    served = await jobs.served_to_judges(services, [spec])
-    meant = {"tuning": jobs.meaning(spec)}
-    idempotency = by_key(idempotency_key, meant) or by_body(meant, REPEAT_S)
-    try:
-        job = await in_thread(jobs.submit_spec, services, tenant_id, spec, idempotency, served)
-    except SpecInvalid as error:
-        raise SpecInvalid([*_renamed(body, error.problems)]) from None
+    with _in_the_words_of_tuning(body):
+        known("dataset", body.training_file)
+        spec = await in_thread(_spec_of, services, tenant_id, body)
+        for dataset_id in datasets_of(spec).values():
+            known("dataset", dataset_id)
+        for adapter_id in inputs_of(spec).values():
+            known("adapter", adapter_id)
+        served = await jobs.served_to_judges(services, [spec])
+        meant = {"tuning": jobs.meaning(spec)}
+        idempotency = by_key(idempotency_key, meant) or by_body(meant, REPEAT_S)
+        try:
+            job = await in_thread(jobs.submit_spec, services, tenant_id, spec, idempotency, served)
+        except SpecInvalid as error:
+            raise SpecInvalid([*_renamed(body, error.problems)]) from None
     return view(job)
+
+
+class FileMissing(NotFound):
+    """A file that the tenant does not have, and where the request names it."""
+
+    def __init__(self, id: str, param: str) -> None:
+        super().__init__("file", id)
+        self.args = (f"{self} Upload it by POST /v1/files, and give the id that it gets there.",)
+        self.param = param
+
+
+@contextmanager
+def _in_the_words_of_tuning(body: TuningBody) -> Iterator[None]:
+    """A dataset is a file here, and an adapter to go on with a model."""
+    try:
+        yield
+    except NotFound as error:
+        if error.kind == "dataset":
+            raise FileMissing(error.id, _named_in(body, error.id)) from None
+        if error.kind == "adapter" and error.id == body.model:
+            raise no_model(error.id, "model") from None
+        raise
+
+
+def _named_in(body: TuningBody, dataset_id: str) -> str:
+    if dataset_id == body.training_file:
+        return "training_file"
+    return "validation_file" if dataset_id == body.validation_file else "replay.dataset"
 
 
 def _spec_of(services: Services, tenant_id: str, body: TuningBody) -> JobSpec:
@@ -182,6 +214,8 @@ def _renamed(
     for problem in problems:
         place = _place(body, problem.param)
         message = problem.message.replace(f"{problem.param}: ", f"{place}: ", 1)
+        for name in NAMED_IN_TEXTS:
+            message = message.replace(f"`{name}`", f"`{NAMES[name]}`")
         yield SpecProblem(place, problem.code, message)
 
 

@@ -12,6 +12,7 @@ from api.services import Services
 from api.speaking import Voice, WeightedAdapter, voice_of
 from engine.bases import BaseNotAllowed
 from jobs.errors import NotFound
+from jobs.inputs import ADAPTER_PREFIX
 
 
 def voice_named(
@@ -25,11 +26,18 @@ def voice_named(
         return voice_of(services, tenant_id, base, adapter_id, None, "model")
     except (NotFound, BaseNotAllowed) as error:
         missing = error.id if isinstance(error, NotFound) else model
-        raise ModelNotFound(
-            f"No model with id {missing!r}. A model is a base of GET /models, or an adapter of "
-            "GET /adapters by its id.",
-            param="model" if missing == model else "adapters",
-        ) from None
+        raise no_model(missing, "model" if missing == model else "adapters") from None
+
+
+def no_model(id: str, param: str) -> ModelNotFound:
+    """Says where the models are, in the same words for whatever is none of this tenant's."""
+    text = f"No model with id {id!r}. GET /v1/models has the bases and your fine-tuned ones."
+    if id.startswith(ADAPTER_PREFIX):
+        text += (
+            " One of a job's checkpoints is a model once it is published: "
+            "POST /jobs/{id}/checkpoints/{checkpoint_id}/publish."
+        )
+    return ModelNotFound(text, param=param)
 
 
 def fingerprint(voice: Voice) -> str:

@@ -15,6 +15,12 @@ from tests.v1.conftest import Live
 
 HI: list[Any] = [{"role": "user", "content": "hi"}]
 GREEDY: dict[str, Any] = {"temperature": 0, "max_completion_tokens": 8, "messages": HI}
+CALLING: Any = {
+    "role": "assistant",
+    "tool_calls": [
+        {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    ],
+}
 WEATHER: Any = {
     "type": "function",
     "function": {
@@ -270,7 +276,7 @@ def test_a_streamed_call_adds_up_to_the_same(
     ("body", "status", "param", "says"),
     [
         ({"model": "gpt-9"}, 404, "model", "No model with id 'gpt-9'"),
-        ({"model": "ad_" + "0" * 24}, 404, "model", "No model with id 'ad_"),
+        ({"model": "ad_" + "0" * 24}, 404, "model", "{checkpoint_id}/publish"),
         ({"messages": []}, 422, "messages", "at least 1"),
         ({"messages": [{"role": "user"}]}, 422, "messages.0.content", "content"),
         (
@@ -291,7 +297,18 @@ def test_a_streamed_call_adds_up_to_the_same(
         ({"logit_bias": {"x": 1}}, 422, "logit_bias.x", "pattern"),
         ({"logit_bias": {"99999": 1}}, 400, "logit_bias", "vocabulary"),
         ({"tool_choice": "required"}, 422, "tools", "does not have"),
-        ({"model": "plain", "tools": [WEATHER]}, 422, None, "does not write definitions of tools"),
+        (
+            {"model": "plain", "tools": [WEATHER]},
+            422,
+            "tools",
+            "does not write definitions of tools",
+        ),
+        (
+            {"model": "plain", "messages": [*HI, CALLING]},
+            422,
+            "messages",
+            "does not write calls of tools",
+        ),
         ({"best_of": 2}, 422, "best_of", "no such field"),
         ({"messages": HI * 513}, 422, "messages", "512"),
         ({"messages": [{"role": "user", "content": "x " * 9000}]}, 400, "messages", "context"),

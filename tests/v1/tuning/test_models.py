@@ -34,8 +34,9 @@ def test_an_id_survives_url_encoding(sdk: openai.OpenAI, model: str) -> None:
     for id in ("tiny", "org/tiny", model):
         assert sdk.models.retrieve(id).id == id
     for id in ("org/other", "ft:tiny:org::1", "ad_nonsense", "ad_" + "0" * 24):
-        with pytest.raises(openai.NotFoundError):
+        with pytest.raises(openai.NotFoundError) as missing:
             sdk.models.retrieve(id)
+        assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
 
 
 def test_a_tuned_model_is_deleted_and_a_base_is_not(

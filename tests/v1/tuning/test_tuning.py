@@ -7,6 +7,7 @@ from typing import Any
 import openai
 import pytest
 
+from engine.estimate.model import Estimate
 from jobs.tables import idempotency_keys
 from tests.v1.tuning.service import PAIR, QUESTION, Service
 
@@ -118,6 +119,30 @@ def test_what_runs_is_seen_and_what_came_out_is_a_model(live: Service, sdk: open
     assert again.model == model
     native = live.http.get(f"/jobs/{again.id}").json()
     assert (native["init"], native["base_model"]) == (model, "tiny")
+
+
+def test_the_first_steps_which_wait_for_the_start_do_not_tell_when_a_job_ends(
+    live: Service, sdk: openai.OpenAI
+) -> None:
+    job = sdk.fine_tuning.jobs.create(
+        model="tiny", training_file=live.upload(), method=supervised()
+    )
+    body = {"base_model": "tiny", "dataset": job.training_file}
+    method = {"type": "sft", "max_length": 64}
+    found = live.http.post("/jobs/estimate", json=body | {"method": method}).json()
+    estimate = Estimate.model_validate(
+        {name: found[name] for name in Estimate.model_fields if name in found} | {"seconds": 3600.0}
+    )
+    live.claim(job.id)
+    live.store.leases.note_estimate(job.id, 1, estimate)
+    started_at = live.http.get(f"/jobs/{job.id}").json()["started_at"]
+    finishes = []
+    for step in (1, 90):
+        live.step(job.id, step, total=100)
+        finishes.append(sdk.fine_tuning.jobs.retrieve(job.id).estimated_finish)
+    assert finishes[0] == int(started_at + 3600)
+    assert finishes[1] is not None
+    assert finishes[1] < started_at + 600
 
 
 def test_a_failed_job_says_why(live: Service, sdk: openai.OpenAI) -> None:
@@ -235,13 +260,25 @@ def test_a_validation_file_is_looked_at_and_goes_with_no_other_way_to_hold_rows_
         asked: Any = {"model": "tiny", "training_file": file, "method": supervised()} | changes
         error = refusal(lambda asked=asked: jobs.create(**asked))  # type: ignore[misc]
         assert (error.status_code, error.param, error.code) == (422, "validation_file", code)
-    with pytest.raises(openai.NotFoundError):
-        jobs.create(
-            model="tiny",
-            training_file=file,
-            validation_file="ds_" + "0" * 24,
-            method=supervised(),
-        )
+        assert "`dataset`" not in error.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "param", "code", "says"),
+    [
+        ({"training_file": "file-abc123"}, "training_file", "not_found", "No file with id 'file-a"),
+        ({"training_file": "ds_" + "0" * 24}, "training_file", "not_found", "POST /v1/files"),
+        ({"validation_file": "ds_" + "0" * 24}, "validation_file", "not_found", "POST /v1/files"),
+        ({"model": "ad_" + "0" * 24}, "model", "model_not_found", "GET /v1/models"),
+    ],
+)
+def test_what_a_job_needs_and_is_not_there_is_told_by_its_field(
+    live: Service, sdk: openai.OpenAI, changes: dict[str, str], param: str, code: str, says: str
+) -> None:
+    asked: Any = {"model": "tiny", "training_file": live.upload(), "method": supervised()}
+    error = refusal(lambda: sdk.fine_tuning.jobs.create(**asked | changes))
+    assert (error.status_code, error.param, error.code) == (404, param, code)
+    assert says in error.message
 
 
 def test_an_estimate_says_how_many_rows_are_only_looked_at(live: Service) -> None:
