@@ -1,13 +1,13 @@
 """What `fetch` hands over: a folder with an adapter, and the part of its manifest serving needs."""
 
 import hashlib
-import math
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from engine.infer.errors import AdapterRefused
+from engine.infer.weights_file import read_index
 from engine.spec import AdapterKind
 
 
@@ -75,8 +75,7 @@ def model_bytes(folder: Path, bytes_per_weight: int) -> int:
     weights = 0
     try:
         for path in folder.glob("*.safetensors"):
-            with safe_open(path, "np") as file:
-                weights += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118  # no dict
+            weights += read_index(path).numbers
     except (OSError, SafetensorError) as error:
         raise AdapterRefused("adapter_invalid", f"Its weights cannot be read: {error}") from error
     return weights * bytes_per_weight

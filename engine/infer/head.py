@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 from engine.infer.lora import LoraWeights
 from engine.infer.lora_folder import UNSUPPORTED, lora_of
 from engine.infer.model import ServedModel, load_model
-from engine.infer.peft_folder import read_config, read_tensors, refused
+from engine.infer.peft_folder import read_config, read_weights, refused
 
 _KEY = "base_model.model.score.weight"
 _SAVED = "modules_to_save"
@@ -50,12 +50,12 @@ def load_headed_lora(
     saved = config.get(_SAVED)
     if not isinstance(saved, list) or "score" not in saved or not _NAMES.issuperset(saved):
         raise refused("the layer that a reward model saves beside its LoRA is `score`, and no more")
-    tensors = dict(read_tensors(folder))
-    weight = tensors.pop(_KEY, None)
-    if weight is None:
+    index, numbers = read_weights(folder)
+    place = index.places.get(_KEY)
+    if place is None:
         raise refused(f"it has no {_KEY!r}, which scores")
-    lora = lora_of(config, tensors.items(), base.layers, base.device)
-    return lora, _checked(weight, base, pad_token_id)
+    lora = lora_of(config, index, numbers, base.layers, base.device, beside={_KEY})
+    return lora, _checked(place.of(numbers), base, pad_token_id)
 
 
 def load_headed_model(

@@ -8,7 +8,7 @@ compiled by Numba: x and y in bfloat16, sums in float32, one rounding at the end
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import structlog
 import torch
@@ -26,15 +26,6 @@ class PackedRow:
     rank: int
     weights: torch.Tensor
     gains: torch.Tensor | None = None
-
-
-class Source(NamedTuple):
-    """A [r, in] and B [out, r] of a layer in float32, where in a Layout it is, and B's scaling."""
-
-    lora_a: torch.Tensor
-    lora_b: torch.Tensor
-    offset: int
-    scaling: float
 
 
 class Rows:
@@ -62,8 +53,6 @@ class Compiled(Protocol):
     def Call(self) -> Callable[..., Any]: ...  # a class
 
     def add_rows(self, threads: int, call: Any, /) -> None: ...
-
-    def pack_layers(self, layers: int, table: int, scalings: int, whole: int, /) -> None: ...
 
 
 class Kernel:
@@ -101,21 +90,6 @@ class Kernel:
         )  # fmt: skip
         self._source.add_rows(self.threads, call)
         return output
-
-    def pack(self, whole: torch.Tensor, rank: int, sources: Sequence[Source]) -> None:
-        """Write layers into a packed LoRA [rank * width] of zeros, in bfloat16."""
-        if whole.dtype != torch.bfloat16:
-            raise ValueError(f"packed in {whole.dtype}: it is for bfloat16")
-        table = torch.tensor(
-            [
-                [a.data_ptr(), b.data_ptr(), 2 * rank * offset, len(a), a.shape[1], b.shape[0]]
-                for a, b, offset, _ in sources
-            ]
-        )
-        scalings = torch.tensor([source.scaling for source in sources], dtype=torch.float32)
-        self._source.pack_layers(
-            len(sources), table.data_ptr(), scalings.data_ptr(), whole.data_ptr()
-        )
 
 
 @cache

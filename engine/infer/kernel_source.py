@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba import cfunc, njit, types
-from numba.extending import intrinsic
+from numba import cfunc, njit
 from numba.np.numpy_support import carray
 
-_WORD = ir.IntType(32)
-_HALVES, _LONGS, _FLOATS = map(types.CPointer, (types.int16, types.int64, types.float32))
+from engine.infer.compiled_types import floats, halves, longs, rounded, widened
+
 _CALL = 12
 Call = ctypes.c_int64 * _CALL  # in the order of `add_share`
 # PyTorch's own team of threads: two teams on the same cores wait for each other. This is how a
@@ -29,59 +27,14 @@ for _function in (_omp_get_thread_num, _omp_get_num_threads):
 _FAST = {"reassoc", "contract", "nsz"}
 
 
-def _widen(_: Any, bits: Any) -> Any:
-    """A bfloat16, given as its bits, in float32."""
-
-    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
-        word = builder.zext(arguments[0], _WORD)
-        return builder.bitcast(builder.shl(word, ir.Constant(_WORD, 16)), ir.FloatType())
-
-    return types.float32(types.int16), generate
-
-
-def _round(_: Any, number: Any) -> Any:
-    """The bits of the bfloat16 that is nearest to a float32; of two, the even one.
-
-    Not a number stays one, whichever of them it is.
-    """
-
-    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
-        word = builder.bitcast(arguments[0], _WORD)
-        sixteen, one = ir.Constant(_WORD, 16), ir.Constant(_WORD, 1)
-        odd = builder.and_(builder.lshr(word, sixteen), one)
-        half = builder.add(odd, ir.Constant(_WORD, 0x7FFF))
-        near = builder.trunc(builder.lshr(builder.add(word, half), sixteen), ir.IntType(16))
-        is_none = builder.fcmp_unordered("uno", arguments[0], arguments[0])
-        return builder.select(is_none, ir.Constant(ir.IntType(16), 0x7FC0), near)
-
-    return types.int16(types.float32), generate
-
-
-def _address_of(pointer: Any, stored: Any) -> Any:
-    def point(_: Any, address: Any) -> Any:
-        def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
-            return builder.inttoptr(arguments[0], stored.as_pointer())
-
-        return pointer(types.int64), generate
-
-    return point
-
-
-_widened: Any = intrinsic(_widen)
-_rounded: Any = intrinsic(_round)
-_halves: Any = intrinsic(_address_of(_HALVES, ir.IntType(16)))  # bfloat16, as their bits
-_longs: Any = intrinsic(_address_of(_LONGS, ir.IntType(64)))
-_floats: Any = intrinsic(_address_of(_FLOATS, ir.FloatType()))
-
-
 @njit(fastmath=_FAST)
 def _lengthen(given, bias, gains, sums):  # type: ignore[no-untyped-def]
     """DoRA: sums += gain * (given - bias)."""
     for i in range(len(given)):
         own = np.float32(0)
         if len(bias):
-            own = _widened(bias[i])
-        sums[i] += gains[i] * (_widened(given[i]) - own)
+            own = widened(bias[i])
+        sums[i] += gains[i] * (widened(given[i]) - own)
 
 
 @njit(fastmath=_FAST)
@@ -91,9 +44,9 @@ def _add_rank(x, weights, sums):  # type: ignore[no-untyped-def]
     lora_a, lora_b = weights[:n_in], weights[n_in:]
     inner = np.float32(0)
     for i in range(n_in):
-        inner += x[i] * _widened(lora_a[i])
+        inner += x[i] * widened(lora_a[i])
     for i in range(n_out):
-        sums[i] += inner * _widened(lora_b[i])
+        sums[i] += inner * widened(lora_b[i])
 
 
 @njit(fastmath=_FAST)
@@ -112,13 +65,13 @@ def _add_four_ranks(x, weights, sums):  # type: ignore[no-untyped-def]
     )
     c0 = c1 = c2 = c3 = np.float32(0)
     for i in range(n_in):
-        c0 += x[i] * _widened(a0[i])
-        c1 += x[i] * _widened(a1[i])
-        c2 += x[i] * _widened(a2[i])
-        c3 += x[i] * _widened(a3[i])
+        c0 += x[i] * widened(a0[i])
+        c1 += x[i] * widened(a1[i])
+        c2 += x[i] * widened(a2[i])
+        c3 += x[i] * widened(a3[i])
     for i in range(n_out):
-        near = c0 * _widened(b0[i]) + c1 * _widened(b1[i])
-        far = c2 * _widened(b2[i]) + c3 * _widened(b3[i])
+        near = c0 * widened(b0[i]) + c1 * widened(b1[i])
+        far = c2 * widened(b2[i]) + c3 * widened(b3[i])
         sums[i] += near + far
 
 
@@ -139,24 +92,24 @@ def _add_all(given, result, bias, rank, weights, gains):  # type: ignore[no-unty
     n_in, n_out = len(given), len(result)
     x, sums = np.empty(n_in, np.float32), np.zeros(n_out, np.float32)
     for i in range(n_in):
-        x[i] = _widened(given[i])
+        x[i] = widened(given[i])
     if gains:
-        _lengthen(result, bias, carray(_floats(gains), (n_out,)), sums)
-    _add_row(x, carray(_halves(weights), (rank * (n_in + n_out),)), rank, sums)
+        _lengthen(result, bias, carray(floats(gains), (n_out,)), sums)
+    _add_row(x, carray(halves(weights), (rank * (n_in + n_out),)), rank, sums)
     for i in range(n_out):
-        result[i] = _rounded(_widened(result[i]) + sums[i])
+        result[i] = rounded(widened(result[i]) + sums[i])
 
 
 @cfunc("void(int64)", fastmath=_FAST)
 def add_share(given):  # type: ignore[no-untyped-def]
     """What one thread of a team does of the call that `given`, the address of a Call, tells of."""
-    call = carray(_longs(given), (_CALL,))
+    call = carray(longs(given), (_CALL,))
     rows, length, n_in, n_out = call[0], call[1], call[2], call[3]
-    all_x = carray(_halves(call[4]), (rows * length, n_in))
-    all_y = carray(_halves(call[5]), (rows * length, n_out))
-    bias = carray(_halves(call[6]), (n_out if call[6] else 0,))
-    rank_of = carray(_longs(call[7]), (rows,))
-    weights_of, gains_of = carray(_longs(call[8]), (rows,)), carray(_longs(call[9]), (rows,))
+    all_x = carray(halves(call[4]), (rows * length, n_in))
+    all_y = carray(halves(call[5]), (rows * length, n_out))
+    bias = carray(halves(call[6]), (n_out if call[6] else 0,))
+    rank_of = carray(longs(call[7]), (rows,))
+    weights_of, gains_of = carray(longs(call[8]), (rows,)), carray(longs(call[9]), (rows,))
     offset, gain_offset = call[10], call[11]
     threads, own = _omp_get_num_threads(), _omp_get_thread_num()
     tokens = rows * length
@@ -174,23 +127,3 @@ def add_share(given):  # type: ignore[no-untyped-def]
 def add_rows(threads: int, call: Any) -> None:
     """Run a Call by so many threads."""
     _parallel(add_share.address, ctypes.addressof(call), threads, 0)
-
-
-@njit("void(int64, int64, int64, int64)", nogil=True)
-def pack_layers(layers, table, scalings, whole):  # type: ignore[no-untyped-def]
-    """See Kernel.pack; table [layers, 6]: addresses of A and B, bytes into `whole`, r, in, out."""
-    rows = carray(_longs(table), (layers, 6))
-    scaling_of = carray(_floats(scalings), (layers,))
-    for layer in range(layers):
-        rank, n_in, n_out = rows[layer, 3], rows[layer, 4], rows[layer, 5]
-        lora_a = carray(_floats(rows[layer, 0]), (rank, n_in))
-        lora_b = carray(_floats(rows[layer, 1]), (n_out, rank))
-        packed = carray(_halves(whole + rows[layer, 2]), (rank, n_in + n_out))
-        scaling = scaling_of[layer]
-        for k in range(rank):
-            for i in range(n_in):
-                packed[k, i] = _rounded(lora_a[k, i])
-        for begin in range(0, n_out, 64):  # what is read for one k is near for the next
-            for k in range(rank):
-                for i in range(begin, min(begin + 64, n_out)):
-                    packed[k, n_in + i] = _rounded(scaling * lora_b[i, k])

@@ -8,11 +8,13 @@ from torch import nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
+from engine.infer import packing
 from engine.infer.bank import Bank, InFloat, LoraBank
 from engine.infer.compiled_bank import CompiledBank
 from engine.infer.dora import lengthen
 from engine.infer.kernel import Kernel, load
 from engine.infer.lora import Layout, LoraWeights
+from engine.infer.lora_plan import Plans
 from engine.infer.packed_linear import Multiply, pack
 
 _NOBODY = LoraWeights({})
@@ -40,7 +42,9 @@ class LinearLayers:
         self.layout = Layout(
             {name: shape for name, shape in self.shapes.items() if self._layers[name] is not head}
         )
+        self.plans = Plans(self.shapes, self.layout)
         self._in_float = InFloat()
+        self.packer = packing.load() if device.type == "cpu" else None
         self.kernel = _kernel(device, dtype)
         self.bank: Bank = (
             CompiledBank(self.layout, self.kernel)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import torch
 
-from engine.infer.kernel import Kernel, Source
 from engine.infer.pages import zeros
 
 
@@ -106,23 +105,13 @@ def packed(
     pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
     layout: Layout,
     scalings: Mapping[str, float],
-    kernel: Kernel | None = None,
 ) -> LoraWeights:
-    """The LoRA with each B times its scaling, once in memory: packed.
-
-    Its weights are copies in float32; in bfloat16, rounded once, with a kernel, which reads no
-    other. What that cannot copy is copied without it.
-    """
+    """The LoRA with each B times its scaling, once in memory: packed, in float32."""
     ranks = {name: lora_a.shape[0] for name, (lora_a, _) in pairs.items()}
     rank = max(ranks.values())
     if not layout.places.keys() >= pairs.keys():
         scaled = {name: (a.float(), b.float() * scalings[name]) for name, (a, b) in pairs.items()}
         return LoraWeights(scaled, rank)
-    if kernel is not None and all(_is_plain(a) and _is_plain(b) for a, b in pairs.values()):
-        halves = zeros(rank * layout.width, torch.bfloat16, torch.device("cpu"))
-        places = layout.places
-        kernel.pack(halves, rank, [Source(*pairs[n], places[n][0], scalings[n]) for n in pairs])
-        return LoraWeights(Pairs(halves, layout, ranks), rank, packed=halves)
     whole = zeros(rank * layout.width, torch.float32, next(iter(pairs.values()))[0].device)
     lora = LoraWeights(Pairs(whole, layout, ranks), rank, packed=whole)
     views = lora.pairs
@@ -131,12 +120,6 @@ def packed(
     torch._foreach_copy_([views[name][1] for name in pairs], [b for _, b in pairs.values()])
     torch._foreach_mul_([views[name][1] for name in pairs], [scalings[name] for name in pairs])
     return lora
-
-
-def _is_plain(weights: torch.Tensor) -> bool:
-    """Float32 in the processor's memory, number after number."""
-    is_float: bool = weights.device.type == "cpu" and weights.dtype == torch.float32
-    return is_float and weights.is_contiguous()
 
 
 def combined(parts: Sequence[tuple[LoraWeights, float]], layout: Layout) -> LoraWeights:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from engine.infer.peft_folder import CONFIG_NAME, read_config, read_tensors, refused
+from engine.infer.peft_folder import CONFIG_NAME, read_config, read_weights, refused
 
 _KEY = "prompt_embeddings"  # peft's name for the weights of both kinds
 _UNSUPPORTED = ("modules_to_save",)
@@ -79,10 +79,10 @@ def _weights(
     folder: Path, config: Mapping[str, Any], model: Any, context_length: int
 ) -> torch.Tensor:
     """The one matrix [count, numbers a token], in the model's dtype, as PEFT computes with it."""
-    tensors = dict(read_tensors(folder))
-    if tensors.keys() != {_KEY} or tensors[_KEY].ndim != 2:
+    index, numbers = read_weights(folder)
+    if index.places.keys() != {_KEY} or len(index.places[_KEY].shape) != 2:
         raise refused(f"its weights are not one matrix of the name {_KEY}")
-    weights = tensors[_KEY].to(model.device, model.dtype)
+    weights = index.places[_KEY].of(numbers).to(model.device, model.dtype)
     count = weights.shape[0]
     if config.get("num_virtual_tokens") != count:
         raise refused(f"it has {count} virtual tokens, and {CONFIG_NAME} says otherwise")

@@ -7,7 +7,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from engine.infer import kernel
-from engine.infer.lora import Layout, packed
 from engine.infer.probes import compute_logprobs
 from tests.engine.infer.world import BASE_NAME, SENTENCES, World, complete, engine_of, load, serve
 
@@ -109,28 +108,3 @@ def test_a_bfloat16_base_serves_a_mixed_batch_as_near_as_bfloat16_is(world: Worl
         rounded = compute_logprobs(plain, prompt, 1)
         own = max(own, *(abs(a - b) for a, b in zip(rounded, exact, strict=True)))
     assert worst < 4 * own, "not further off than what bfloat16 does to the base itself"
-
-
-@pytest.mark.parametrize(("rank", "own"), [(8, 8), (5, 2), (4, 1)])
-def test_it_packs_what_torch_would(compiled: kernel.Kernel, rank: int, own: int) -> None:
-    torch.manual_seed(rank)
-    layout = Layout({"q": (70, 130), "k": (3, 5), "unused": (4, 4)})
-    pairs = {
-        "k": (torch.randn(own, 3), torch.randn(5, own)),
-        "q": (torch.randn(rank, 70), torch.randn(130, rank)),
-    }
-    scalings = {"k": 0.3, "q": 1.7}
-    ours, torchs = (packed(pairs, layout, scalings, used) for used in (compiled, None))
-    assert ours.packed is not None
-    assert torchs.packed is not None
-    assert torch.equal(ours.packed, torchs.packed.bfloat16())
-    assert (ours.rank, [*ours.pairs]) == (torchs.rank, [*torchs.pairs])
-    for name in pairs:
-        for mine, its in zip(ours.pairs[name], torchs.pairs[name], strict=True):
-            assert torch.equal(mine, its.bfloat16().float())
-
-
-def test_whatever_is_not_a_number_is_packed_as_none(compiled: kernel.Kernel) -> None:
-    odd = torch.full((1, 3), -1, dtype=torch.int32).view(torch.float32)  # all of its bits are set
-    made = packed({"k": (odd, torch.ones(5, 1))}, Layout({"k": (3, 5)}), {"k": 1.0}, compiled)
-    assert made.pairs["k"][0].isnan().all()
