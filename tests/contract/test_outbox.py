@@ -122,6 +122,22 @@ def test_one_try_at_a_time_goes_to_an_endpoint(store: Store, tenant_id: str) -> 
     assert claimed(store).event_id != first.event_id
 
 
+def test_a_tenant_whose_endpoints_are_slow_keeps_nobody_else_waiting(
+    store: Store, tenant_id: str
+) -> None:
+    for name in "abcd":
+        listen(store, tenant_id, name)
+    cancel_one(store, tenant_id)
+    theirs = tenant_of(store, "theirs")
+    their_endpoint = listen(store, theirs)
+    first = claimed(store)
+    cancel_one(store, theirs)  # after all of ours
+    assert first.endpoint.tenant_id == tenant_id
+    assert claimed(store).endpoint.id == their_endpoint
+    assert [claimed(store).endpoint.tenant_id for _ in range(3)] == [tenant_id] * 3
+    assert store.outbox.claim() is None
+
+
 def test_a_late_courier_can_change_nothing(store: Store, tenant_id: str) -> None:
     listen(store, tenant_id)
     cancel_one(store, tenant_id)

@@ -8,6 +8,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
+import httpcore
 import openai
 import pytest
 
@@ -278,6 +279,21 @@ def test_what_never_arrives_is_given_up_in_time_and_noted(
     assert len(couriers.outcomes) > 2
     tenant_id = store.tenants.find("ours").id
     assert store.audit.page(tenant_id, limit=1).data[0].action == "webhook.give_up"
+
+
+def test_a_try_that_breaks_the_courier_is_not_repeated_for_ever(
+    store: Store, couriers: Couriers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise LookupError("nobody expected this")
+
+    monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", broken)
+    end_a_job(store, "http://127.0.0.1:9/")
+    couriers.start(retry_s=0.3)
+    wait_until(lambda: store.outbox.waiting() == 0)
+    couriers.close()
+    assert couriers.outcomes[0] == "unreachable"
+    assert couriers.outcomes[-1] == "given_up"
 
 
 KILLED = """
