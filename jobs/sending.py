@@ -10,6 +10,7 @@ Unsendable
 
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -21,6 +22,8 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
+from queue import Empty, Queue
+from typing import Any
 from urllib.parse import urlsplit
 
 import certifi
@@ -174,7 +177,7 @@ class _Pinned(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        addresses = list(_resolved(host, port))
+        addresses = list(_resolved(host, port, _left(self._deadline)))
         require_allowed(addresses, self._networks, plain=self._plain)
         failed: Exception = httpcore.ConnectError("the name has no address")
         for address in addresses[:MOST_ADDRESSES]:
@@ -222,10 +225,22 @@ def _left(deadline: float) -> float:
     return left
 
 
-def _resolved(host: str, port: int) -> Iterator[Address]:
+def _resolved(host: str, port: int, timeout_s: float) -> Iterator[Address]:
+    """Asked in a thread of its own: whoever answers for a name may take minutes to say nothing."""
+    answer: Queue[list[tuple[Any, ...]]] = Queue()
+
+    def ask() -> None:
+        try:
+            answer.put(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+        except (OSError, UnicodeError):
+            answer.put([])
+
+    threading.Thread(target=ask, daemon=True, name="resolver").start()
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        raise httpcore.ConnectError("the name cannot be resolved") from None
+        found = answer.get(timeout=timeout_s)
+    except Empty:
+        raise httpcore.ConnectTimeout("the name is not answered for in time") from None
+    if not found:
+        raise httpcore.ConnectError("the name cannot be resolved")
     for entry in found:
         yield ip_address(entry[4][0])

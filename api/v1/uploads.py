@@ -191,7 +191,7 @@ async def complete_upload(
 
     A file that is refused leaves the upload as it was.
     """
-    async with services.slow:
+    async with services.completing.of(tenant_id), services.slow:
         return await in_thread(_complete, services, tenant_id, id, body)
 
 

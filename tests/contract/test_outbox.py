@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from jobs.errors import Conflict
 from jobs.model import Status
 from jobs.outbox import Delivery
 from jobs.store import Store
 from jobs.tables import webhook_deliveries
-from jobs.webhooks import TYPES
+from jobs.webhooks import MOST_ENDPOINTS, TYPES
 from tests.contract.test_jobs_store import dataset_of, spec_of, tenant_of
 
 ALL = tuple(TYPES.values())
@@ -156,6 +157,21 @@ def test_a_deleted_endpoint_is_told_nothing_more(store: Store, tenant_id: str) -
     cancel_one(store, tenant_id)
     store.webhooks.delete(tenant_id, endpoint_id)
     assert store.outbox.waiting() == 0
+
+
+def test_endpoints_that_are_made_at_once_are_no_more_than_there_may_be(
+    store: Store, tenant_id: str
+) -> None:
+    def make(number: int) -> bool:
+        try:
+            listen(store, tenant_id, f"n{number}")
+        except Conflict:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(make, range(MOST_ENDPOINTS + 12)))
+    assert sum(made) == MOST_ENDPOINTS
 
 
 def test_jobs_are_found_by_their_metadata(store: Store, tenant_id: str) -> None:

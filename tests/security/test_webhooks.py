@@ -155,6 +155,19 @@ def test_an_answer_that_drips_is_waited_for_no_longer_than_a_try(
     stopped.set()
 
 
+def test_a_name_that_is_not_answered_for_takes_no_longer_than_a_try(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stopped = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: stopped.wait(20) and [])
+    monkeypatch.setattr(sending, "TRY_S", 0.5)
+    began = time.monotonic()
+    with pytest.raises(Unreachable):
+        post("https://tarpit.example/", b"{}", {}, ())
+    assert time.monotonic() - began < 3
+    stopped.set()
+
+
 def test_of_a_long_answer_little_is_read(canary: Receiver) -> None:
     sent = [0]
 

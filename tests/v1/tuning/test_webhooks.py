@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,22 @@ def test_a_test_says_what_was_answered(sdk: openai.OpenAI, receiver: Receiver) -
     with pytest.raises(openai.UnprocessableEntityError) as nothing:
         sdk.webhooks.test(made.id, event_type="fine_tuning.job.failed")
     assert (nothing.value.code, nothing.value.param) == ("webhook_failed", "url")
+
+
+def test_a_tenant_that_tests_slow_endpoints_keeps_nobody_else_waiting(
+    sdk: openai.OpenAI, receiver: Receiver, other: Callable[[], openai.OpenAI]
+) -> None:
+    answered = threading.Event()
+    receiver.answer = lambda handler, number: answered.wait(9) and with_status(200)(handler, number)
+    slow = sdk.webhooks.create(name="slow", url=receiver.url, event_types=ENDS).id
+    with other() as stranger, receiving() as quick, ThreadPoolExecutor(6) as pool:
+        theirs = stranger.webhooks.create(name="quick", url=quick.url, event_types=ENDS).id
+        tests = [pool.submit(sdk.webhooks.test, slow, event_type=ENDS[0]) for _ in range(6)]
+        receiver.wait_for(1)
+        assert stranger.webhooks.test(theirs, event_type=ENDS[0], timeout=5).success
+        assert len(receiver.got) == 1
+        answered.set()
+        assert all(test.result().success for test in tests)
 
 
 def test_a_rotated_secret_signs_and_the_old_one_only_where_it_was_kept(
