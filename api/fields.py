@@ -26,6 +26,7 @@ TAGS = {
     "peft": frozenset(_tags(Peft)),
     "grader": frozenset(_tags(Grader)),
     "content": frozenset({"string", "parts"}),
+    "stop": frozenset({"text", "texts"}),
 }
 PARTS = "graders"  # each of them has its tag behind its name
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic.config import JsonDict
 
 from api.answering import MAX_TOKENS, STREAM, Asked, as_passed_on, asked, streamed, whole
@@ -28,6 +28,11 @@ HELLO: JsonDict = {
     "temperature": 0,
 }
 StopText = Annotated[str, Field(min_length=1, max_length=1024)]
+Stop = Annotated[
+    Annotated[StopText, Tag("text")]
+    | Annotated[tuple[StopText, ...], Field(max_length=32), Tag("texts")],
+    Discriminator(lambda given: "texts" if isinstance(given, list | tuple) else "text"),
+]
 
 
 SAMPLING = {
@@ -64,7 +69,7 @@ class GenerateBody(Body):
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     seed: int | None = Field(None, ge=0, lt=2**63)
-    stop: StopText | Annotated[tuple[StopText, ...], Field(max_length=32)] | None = None
+    stop: Stop | None = None
     stream: bool = False
     logprobs: int | None = Field(
         None, ge=0, le=20, description="of each token and of this many others"

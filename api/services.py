@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated
+from weakref import WeakValueDictionary
 
 import anyio.to_thread
 import httpx
@@ -29,6 +30,17 @@ OUTSIDE_AT_ONCE = 4  # calls that wait for a client's own server
 INFERENCE_LIMITS = httpx.Limits(max_connections=512, max_keepalive_connections=64)
 
 
+class OneEach:
+    """A lock for each tenant: what it waits for at once keeps no place from the others."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def of(self, tenant_id: str) -> asyncio.Lock:
+        """Gone again when nobody of the tenant holds it or waits for it."""
+        return self._locks.setdefault(tenant_id, asyncio.Lock())
+
+
 @dataclass
 class Services:
     settings: Settings
@@ -41,6 +53,8 @@ class Services:
     instruments: Instruments = field(default_factory=Instruments)
     slow: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SLOW_AT_ONCE))
     outside: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(OUTSIDE_AT_ONCE))
+    completing: OneEach = field(default_factory=OneEach)  # uploads, which may take minutes
+    testing: OneEach = field(default_factory=OneEach)  # webhooks
 
     async def close(self) -> None:
         await self.http.aclose()

@@ -27,6 +27,7 @@ from jobs.placement import Placement, of_resources
 from jobs.serving import of_serving
 from jobs.sources import Source, continued, init_problems, reward_problems, source_of
 from jobs.store import Store
+from jobs.texts import of_texts
 
 VIRTUAL = PromptTuningPeft | PrefixTuningPeft
 
@@ -125,6 +126,7 @@ def check(
             problems.append(settled)
         else:
             job = settled
+    problems += of_texts(job)
     problems += _of_rows(job, datasets)
     problems += mixture_problems(job, datasets)
     problems += _of_evaluations(job)

@@ -67,6 +67,7 @@ def checked_id(kind: str, id: str) -> str:
 
 # No control characters: they break what shows a name, and PostgreSQL stores no NUL.
 JobName = Annotated[str, StringConstraints(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
+MAX_METADATA = 16  # pairs of a job
 _NO_NUL = r"^[^\x00]*$"  # PostgreSQL finds no text with one
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_NO_NUL)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512, pattern=_NO_NUL)]
@@ -119,7 +120,9 @@ class JobSpec(Asked):
     checkpoint_every: int = Field(50, ge=1, le=1_000_000)
     resources: Resources = Field(Resources(), exclude_if=lambda asked: asked == Resources())
     name: JobName | None = None
-    metadata: dict[MetadataKey, MetadataValue] = Field(default_factory=dict, max_length=16)
+    metadata: dict[MetadataKey, MetadataValue] = Field(
+        default_factory=dict, max_length=MAX_METADATA
+    )
 
     @field_validator("mixture")
     @classmethod
@@ -145,7 +148,9 @@ class MergeSpec(Asked):
     peft: Peft
     seed: int = Field(0, ge=0, lt=2**31)
     name: JobName | None = None
-    metadata: dict[MetadataKey, MetadataValue] = Field(default_factory=dict, max_length=16)
+    metadata: dict[MetadataKey, MetadataValue] = Field(
+        default_factory=dict, max_length=MAX_METADATA
+    )
 
 
 Work = JobSpec | MergeSpec

@@ -68,9 +68,11 @@ class Outbox:
         self._db, self._pepper = database, pepper
 
     def claim(self) -> Delivery | None:
-        """The delivery that has been due for longest, ours for CLAIM_S; None where none is due.
+        """A delivery that is due, ours for CLAIM_S; None where none is.
 
-        One try at a time goes to an endpoint: a slow one keeps only itself waiting.
+        One try at a time goes to an endpoint: a slow one keeps only itself waiting. The tenant with
+        the fewest tries under way comes first, then what has been due for longest: one whose
+        endpoints are all dead keeps nobody else waiting for longer than a try.
         """
         with self._db.read() as connection:  # nearly always nothing: ask without the write lock
             if connection.execute(_due()).first() is None:
@@ -117,16 +119,22 @@ class Outbox:
 
 
 def _due() -> sa.Select[tuple[object, ...]]:
-    other = webhook_deliveries.alias("other")
-    busy = sa.exists().where(
-        other.c.endpoint_id == webhook_deliveries.c.endpoint_id, other.c.claimed_until > now()
-    )
     own = ("event_id", "type", "job_id", "occurred_at", "tries")
+    tried = webhook_deliveries.c.claimed_until > now()
+    busy = sa.select(webhook_deliveries.c.endpoint_id).where(tried)
+    under_way = (
+        sa.select(webhook_endpoints.c.tenant_id, sa.func.count().label("tries"))
+        .join(webhook_deliveries, webhook_deliveries.c.endpoint_id == webhook_endpoints.c.id)
+        .where(tried)
+        .group_by(webhook_endpoints.c.tenant_id)
+        .subquery()
+    )
     return (
         sa.select(*(webhook_deliveries.c[name] for name in own), webhook_endpoints)
         .join(webhook_endpoints, webhook_endpoints.c.id == webhook_deliveries.c.endpoint_id)
-        .where(webhook_deliveries.c.due_at <= now(), sa.not_(busy))
-        .order_by(webhook_deliveries.c.due_at)
+        .outerjoin(under_way, under_way.c.tenant_id == webhook_endpoints.c.tenant_id)
+        .where(webhook_deliveries.c.due_at <= now(), webhook_endpoints.c.id.not_in(busy))
+        .order_by(sa.func.coalesce(under_way.c.tries, 0), webhook_deliveries.c.due_at)
         .limit(1)
     )
 

@@ -10,6 +10,7 @@ Unsendable
 
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -21,6 +22,8 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
+from queue import Empty, Queue
+from typing import Any
 from urllib.parse import urlsplit
 
 import certifi
@@ -35,13 +38,13 @@ Address = IPv4Address | IPv6Address
 Networks = Sequence[IPv4Network | IPv6Network]
 
 # Public by their numbers, or by older versions of Python, and yet not: Azure's and Oracle's
-# metadata, relays of 6to4, a NAT64 of one's own, IPv6's first private addresses.
+# metadata, relays of 6to4, IPv6's newer documentation.
 NOT_PUBLIC = tuple(
-    map(
-        ip_network,
-        ("168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24", "64:ff9b:1::/48", "fec0::/10"),
-    )
+    map(ip_network, ("168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24", "3fff::/20"))
 )
+# All that was ever given out of IPv6. Outside it are segments of routes (5f00::/16), a NAT64 of
+# one's own (64:ff9b:1::/48), and IPv4 in older clothes (::127.0.0.1, ::ffff:0:127.0.0.1).
+PUBLIC_IPV6 = IPv6Network("2000::/3")
 NAT64 = ip_network("64:ff9b::/96")
 
 
@@ -126,13 +129,19 @@ def require_allowed(addresses: Iterable[Address], networks: Networks, *, plain: 
     for address in map(_meant, addresses):
         if any(address in network for network in networks):
             continue
-        public = address.is_global and not address.is_multicast
-        if plain or not public or any(address in network for network in NOT_PUBLIC):
+        if plain or not _is_public(address):
             raise AddressRefused(
                 "The URL leads to an address that is not public, or to http: only https to public "
                 "addresses is delivered to, unless the operator allows its network "
                 "(LUTHIER_WEBHOOK_NETWORKS)."
             )
+
+
+def _is_public(address: Address) -> bool:
+    if isinstance(address, IPv6Address) and address not in PUBLIC_IPV6:
+        return False
+    public = address.is_global and not address.is_multicast
+    return public and not any(address in network for network in NOT_PUBLIC)
 
 
 def _meant(address: Address) -> Address:
@@ -168,7 +177,7 @@ class _Pinned(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        addresses = list(_resolved(host, port))
+        addresses = list(_resolved(host, port, _left(self._deadline)))
         require_allowed(addresses, self._networks, plain=self._plain)
         failed: Exception = httpcore.ConnectError("the name has no address")
         for address in addresses[:MOST_ADDRESSES]:
@@ -216,10 +225,22 @@ def _left(deadline: float) -> float:
     return left
 
 
-def _resolved(host: str, port: int) -> Iterator[Address]:
+def _resolved(host: str, port: int, timeout_s: float) -> Iterator[Address]:
+    """Asked in a thread of its own: whoever answers for a name may take minutes to say nothing."""
+    answer: Queue[list[tuple[Any, ...]]] = Queue()
+
+    def ask() -> None:
+        try:
+            answer.put(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+        except (OSError, UnicodeError):
+            answer.put([])
+
+    threading.Thread(target=ask, daemon=True, name="resolver").start()
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        raise httpcore.ConnectError("the name cannot be resolved") from None
+        found = answer.get(timeout=timeout_s)
+    except Empty:
+        raise httpcore.ConnectTimeout("the name is not answered for in time") from None
+    if not found:
+        raise httpcore.ConnectError("the name cannot be resolved")
     for entry in found:
         yield ip_address(entry[4][0])

@@ -19,6 +19,7 @@ from jobs.tables import now, upload_parts, uploads
 KEPT_S = 24 * 3600.0  # how long it can be asked again how an upload ended
 EXPIRED_AT_ONCE = 500
 MAX_PARTS = 10_000
+SENT_AGAIN = 2  # a part whose answer was lost is there twice, and its upload is still to be whole
 
 
 class Uploads:
@@ -57,10 +58,11 @@ class Uploads:
             ).one()
             if there[0] >= MAX_PARTS:
                 raise Conflict(f"Upload {upload_id} has {MAX_PARTS:,} parts; send larger ones.")
-            if there[1] + part.size_bytes > upload.size_bytes:
+            if there[1] + part.size_bytes > SENT_AGAIN * upload.size_bytes:
                 raise Conflict(
                     f"Upload {upload_id} was to have {upload.size_bytes:,} bytes; with this part "
-                    f"it would have {there[1] + part.size_bytes:,}. Start another one."
+                    f"it would have {there[1] + part.size_bytes:,}, more than all of it sent "
+                    "twice. Start another one."
                 )
             return UploadPart.model_validate(dict(connection.execute(query).mappings().one()))
 

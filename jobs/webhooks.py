@@ -10,6 +10,7 @@ from jobs.database import Database
 from jobs.errors import Conflict, NotFound
 from jobs.model import Record, Status, new_id
 from jobs.pages import Page, newest_first
+from jobs.quotas import hold
 from jobs.signing import new_nonce, secret_of
 from jobs.tables import now, webhook_deliveries, webhook_endpoints
 
@@ -64,6 +65,7 @@ class Webhooks:
             "updated_at": now(),
         }
         with self._db.write() as connection:
+            hold(connection, tenant_id)
             if (connection.scalar(count) or 0) >= MOST_ENDPOINTS:
                 raise Conflict(
                     f"This tenant has {MOST_ENDPOINTS} webhook endpoints, the most there may be; "

@@ -6,7 +6,7 @@ Hermes, Qwen and the templates made after them have `<tool_call>{"name": ..., "a
 
 import json
 
-from api.v1.tools import ToolCall, ToolCallFunction, new_call_id
+from api.v1.tools import ToolCall, ToolCallFunction, as_arguments, new_call_id
 
 BEGIN, END = "<tool_call>", "</tool_call>"
 
@@ -26,16 +26,21 @@ def heard(text: str, offered: frozenset[str]) -> tuple[str, tuple[ToolCall, ...]
 
 def _call(text: str, offered: frozenset[str]) -> ToolCall | None:
     try:
-        said = json.loads(text)
-    except (ValueError, RecursionError):
+        said = json.loads(text, parse_constant=_refused)
+        name, arguments = said["name"], said.get("arguments", {})
+        written = as_arguments(arguments)
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    if not isinstance(said, dict):
-        return None
-    name, arguments = said.get("name"), said.get("arguments", {})
     if not isinstance(name, str) or name not in offered or not isinstance(arguments, dict):
         return None
-    function = ToolCallFunction(name=name, arguments=json.dumps(arguments, ensure_ascii=False))
-    return ToolCall(id=new_call_id(), type="function", function=function)
+    return ToolCall(
+        id=new_call_id(), type="function", function=ToolCallFunction(name=name, arguments=written)
+    )
+
+
+def _refused(constant: str) -> float:
+    """NaN and the infinities, which are no JSON."""
+    raise ValueError(constant)
 
 
 class Listener:

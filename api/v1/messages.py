@@ -1,6 +1,5 @@
 """The messages of a chat, in OpenAI's shapes, and as chat templates read them."""
 
-import json
 from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -95,14 +94,10 @@ def _turn(message: ChatMessage, where: str) -> Message:
 
 
 def _call(call: MessageToolCall, where: str) -> ToolCall:
-    try:
-        arguments = json.loads(call.function.arguments)
-    except (ValueError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict):
+    function = FunctionCall(name=call.function.name, arguments=call.function.arguments)
+    if not function.has_object:
         raise Invalid(
             f"The arguments of tool call {call.id!r} are not a JSON object.",
             param=f"{where}.tool_calls",
         )
-    function = FunctionCall(name=call.function.name, arguments=call.function.arguments)
     return ToolCall(id=call.id, function=function)

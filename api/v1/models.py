@@ -22,7 +22,7 @@ from jobs.model import Adapter
 router = APIRouter(prefix="/v1/models", tags=["openai"], route_class=StrictRoute)
 
 OPERATORS, TENANTS = "luthier", "tenant"
-PAGE = 100
+ALL = 1_000_000
 
 # A base may be called `org/name`, which SDKs send as org%2Fname.
 ModelId = Annotated[str, Path(examples=["ad_0123456789abcdef01234567"], max_length=512)]
@@ -66,15 +66,12 @@ async def delete_model(id: ModelId, tenant_id: TenantId, services: FromServices)
 
 
 def _all(services: Services, tenant_id: str) -> Iterator[Model]:
-    bases, after, more = services.bases, None, True
+    bases = services.bases
     for name in bases.names:
         yield _base(bases, name)
-    while more:
-        page = services.store.adapters.page(tenant_id, after=after, limit=PAGE)
-        for adapter in page.data:
-            yield _tuned(bases, adapter)
-            after = adapter.id
-        more = page.has_more
+    # In one look: between two, the last one that was seen may be deleted.
+    for adapter in services.store.adapters.page(tenant_id, limit=ALL).data:
+        yield _tuned(bases, adapter)
 
 
 def _find(services: Services, tenant_id: str, id: str) -> Model:

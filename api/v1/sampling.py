@@ -7,7 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from api.answering import MAX_TOKENS, as_passed_on
 from api.envelope import Body
-from api.generate import StopText
+from api.generate import Stop
 from api.speaking import WeightedAdapter
 from engine.response_format import ResponseFormat
 
@@ -64,7 +64,7 @@ class SamplingBody(Body):
     )
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     n: int | None = Field(None, ge=1, le=64)
-    stop: StopText | Annotated[tuple[StopText, ...], Field(max_length=32)] | None = None
+    stop: Stop | None = None
     stop_token_ids: Annotated[tuple[TokenId, ...], Field(max_length=128)] | None = None
     ignore_eos: bool | None = None
     stream: bool | None = None

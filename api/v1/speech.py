@@ -50,8 +50,7 @@ class Calling:
             function = ToolCallFunction(arguments=text)
             return Delta(tool_calls=(ToolCall(index=0, function=function),) if text else None)
         self._held += text  # which function it is shows at the end
-        calls = (self._insisted.call(self._held, index=0),)
-        return Delta(tool_calls=calls if is_last else None)
+        return Delta(tool_calls=(self._insisted.call(self._held, index=0),) if is_last else None)
 
     def reason(self, finish_reason: str | None) -> str | None:
         return self._insisted.reason(finish_reason)

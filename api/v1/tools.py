@@ -151,6 +151,20 @@ def _read(text: str) -> tuple[str, str]:
     """The name and the arguments of a call to one of several; as they are where they are cut."""
     try:
         call = json.loads(text)
-        return call["name"], json.dumps(call["arguments"], ensure_ascii=False)
-    except (ValueError, KeyError, TypeError):
+        return call["name"], as_arguments(call["arguments"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "", text
+
+
+def as_arguments(said: Any) -> str:
+    """As JSON; in ASCII where half of a surrogate pair is in it, which no answer could hold."""
+    text = json.dumps(said, ensure_ascii=False)
+    return text if text.isascii() or _is_unicode(text) else json.dumps(said)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

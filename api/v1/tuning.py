@@ -25,7 +25,7 @@ from engine.spec import Peft, Resources
 from jobs.errors import NotFound, SpecInvalid, SpecProblem
 from jobs.inputs import ADAPTER_PREFIX, inputs_of
 from jobs.mixture import datasets_of
-from jobs.model import JobSpec, MetadataKey, MetadataValue, Replay
+from jobs.model import MAX_METADATA, JobSpec, MetadataKey, MetadataValue, Replay
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["openai"], route_class=StrictRoute)
 
@@ -88,7 +88,7 @@ class TuningBody(Asked):
     )
     suffix: str | None = Field(None, max_length=64, description="the fine-tuned model's name")
     seed: int | None = Field(None, ge=0, lt=2**31)
-    metadata: dict[MetadataKey, MetadataValue] | None = Field(None, max_length=16)
+    metadata: dict[MetadataKey, MetadataValue] | None = Field(None, max_length=MAX_METADATA)
     integrations: list[dict[str, Any]] | None = Field(None, max_length=5)
     peft: Peft | None = None
     replay: Replay | None = None
@@ -257,13 +257,19 @@ async def list_jobs(
 
 def _wanted(request: Request, whole: str | None) -> dict[str, str] | None:
     """The pairs that jobs have to have; empty: none at all; None: whatever they have."""
-    pairs = {
-        name[len("metadata[") : -1]: value
-        for name, value in request.query_params.items()
+    given = [
+        (name[len("metadata[") : -1], value)
+        for name, value in request.query_params.multi_items()
         if name.startswith("metadata[") and name.endswith("]")
-    }
+    ]
+    pairs = dict(given)
     if whole is not None and (whole != "null" or pairs):
         raise Invalid("Give `metadata[key]=value`, or `metadata=null` alone.", param="metadata")
+    if len(pairs) < len(given):
+        raise Invalid("A key of metadata is there twice; ask for each once.", param="metadata")
+    if len(pairs) > MAX_METADATA:
+        said = f"A job has at most {MAX_METADATA} pairs of metadata; ask for fewer."
+        raise Invalid(said, param="metadata")
     if any("\0" in text for pair in pairs.items() for text in pair):
         raise Invalid("No metadata has a NUL in it.", param="metadata")
     return pairs if pairs or whole else None

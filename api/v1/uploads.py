@@ -118,8 +118,8 @@ async def create_upload(
 class PartForm:
     """The one field of a form: a part, on its way to where it is stored."""
 
-    def __init__(self, writer: ObjectWriter) -> None:
-        self._writer = writer
+    def __init__(self, writer: ObjectWriter, upload: Upload) -> None:
+        self._writer, self._upload = writer, upload
         self.size_bytes = 0
 
     def set(self, field: str, value: str) -> None:
@@ -132,6 +132,9 @@ class PartForm:
         self.size_bytes += len(data)
         if self.size_bytes > PART_BYTES:
             raise BodyTooLarge(f"A part is at most {PART_BYTES:,} bytes; send smaller ones.")
+        if self.size_bytes > self._upload.size_bytes:  # before more of it is stored
+            said = f"Upload {self._upload.id} was to have {self._upload.size_bytes:,} bytes"
+            raise Conflict(f"{said}, and this part alone has more. Start another one.")
         self._writer.write(data)
 
 
@@ -148,14 +151,14 @@ async def add_part(
     request: Request, id: UploadId, tenant_id: TenantId, services: FromServices
 ) -> PartView:
     """Add a part of at most 64 MiB. Parts may come in any order, and several at once."""
-    await read(services.store, services.store.uploads.open, tenant_id, id)
+    upload = await read(services.store, services.store.uploads.open, tenant_id, id)
     content_type = request.headers.get("content-type", "")
     if not is_form(content_type):
         raise MediaTypeUnsupported(f"Send the part in a form: {FORM}, field `data`.")
     part_id = new_id("pt")
     writer = await in_thread(services.objects.writer, upload_part(tenant_id, id, part_id))
     try:
-        form = PartForm(writer)
+        form = PartForm(writer, upload)
         fed = Form(content_type, frozenset(), form, file="data")
         async for batch in batches(request.stream()):
             await in_thread(fed.feed, batch)
@@ -188,7 +191,7 @@ async def complete_upload(
 
     A file that is refused leaves the upload as it was.
     """
-    async with services.slow:
+    async with services.completing.of(tenant_id), services.slow:
         return await in_thread(_complete, services, tenant_id, id, body)
 
 

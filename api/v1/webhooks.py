@@ -189,7 +189,7 @@ async def test_webhook(
 ) -> TestResult:
     """Send an event of a job that is not there, once, and say what was answered."""
     endpoint = await in_thread(services.store.webhooks.get, tenant_id, id)
-    async with services.outside:
+    async with services.testing.of(tenant_id), services.outside:
         status = await in_thread(_try, services, endpoint, body.event_type)
     return TestResult(webhook_endpoint_id=id, event_type=body.event_type, status_code=status)
 

@@ -1,6 +1,5 @@
 """A message of OpenAI's chats: text or text parts, weights, calls of tools and their answers."""
 
-import json
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -132,21 +131,8 @@ def call_faults(message: ChatMessage, parallel: bool | None) -> list[Fault]:
         found.append(Fault("tool_calls", "has several calls, and parallel_tool_calls is false"))
     for place, call in enumerate(message.calls):
         where = f"tool_calls[{place}].function" if message.tool_calls else "function_call"
-        if not is_object(call.arguments):
+        if not call.has_object:
             found.append(Fault(f"{where}.arguments", "must be a JSON object, as a string"))
         if is_blank(call.name):
             found.append(Fault(f"{where}.name", "is blank; name the function"))
     return found
-
-
-def is_object(text: str) -> bool:
-    try:
-        value = json.loads(text, parse_constant=_refused)
-        json.dumps(value, allow_nan=False)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(value, dict)
-
-
-def _refused(constant: str) -> float:
-    raise ValueError(constant)

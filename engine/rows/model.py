@@ -4,6 +4,7 @@ import json
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import from_json
 
 from engine.errors import EngineError
 
@@ -41,6 +42,16 @@ class FunctionCall(Record):
 
     name: str
     arguments: str
+
+    @property
+    def has_object(self) -> bool:
+        """Whether they are one that can be shown: finite, not too deep, no half of a surrogate."""
+        try:
+            value = from_json(self.arguments, allow_inf_nan=False)
+            json.dumps(value, allow_nan=False)  # 1e999 reads as infinity
+        except ValueError:
+            return False
+        return isinstance(value, dict)
 
 
 class ToolCall(Record):

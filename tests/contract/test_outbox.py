@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from jobs.errors import Conflict
 from jobs.model import Status
 from jobs.outbox import Delivery
 from jobs.store import Store
 from jobs.tables import webhook_deliveries
-from jobs.webhooks import TYPES
+from jobs.webhooks import MOST_ENDPOINTS, TYPES
 from tests.contract.test_jobs_store import dataset_of, spec_of, tenant_of
 
 ALL = tuple(TYPES.values())
@@ -122,6 +123,22 @@ def test_one_try_at_a_time_goes_to_an_endpoint(store: Store, tenant_id: str) -> 
     assert claimed(store).event_id != first.event_id
 
 
+def test_a_tenant_whose_endpoints_are_slow_keeps_nobody_else_waiting(
+    store: Store, tenant_id: str
+) -> None:
+    for name in "abcd":
+        listen(store, tenant_id, name)
+    cancel_one(store, tenant_id)
+    theirs = tenant_of(store, "theirs")
+    their_endpoint = listen(store, theirs)
+    first = claimed(store)
+    cancel_one(store, theirs)  # after all of ours
+    assert first.endpoint.tenant_id == tenant_id
+    assert claimed(store).endpoint.id == their_endpoint
+    assert [claimed(store).endpoint.tenant_id for _ in range(3)] == [tenant_id] * 3
+    assert store.outbox.claim() is None
+
+
 def test_a_late_courier_can_change_nothing(store: Store, tenant_id: str) -> None:
     listen(store, tenant_id)
     cancel_one(store, tenant_id)
@@ -140,6 +157,21 @@ def test_a_deleted_endpoint_is_told_nothing_more(store: Store, tenant_id: str) -
     cancel_one(store, tenant_id)
     store.webhooks.delete(tenant_id, endpoint_id)
     assert store.outbox.waiting() == 0
+
+
+def test_endpoints_that_are_made_at_once_are_no_more_than_there_may_be(
+    store: Store, tenant_id: str
+) -> None:
+    def make(number: int) -> bool:
+        try:
+            listen(store, tenant_id, f"n{number}")
+        except Conflict:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(make, range(MOST_ENDPOINTS + 12)))
+    assert sum(made) == MOST_ENDPOINTS
 
 
 def test_jobs_are_found_by_their_metadata(store: Store, tenant_id: str) -> None:

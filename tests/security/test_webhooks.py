@@ -25,6 +25,7 @@ INSIDE = [
     "255.255.255.255", "224.0.0.1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1",
     "::ffff:169.254.169.254", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::1",
     "2002:7f00:1::", "2002:a9fe:a9fe::", "fec0::1", "192.88.99.1", "2001:db8::1",
+    "::127.0.0.1", "::a9fe:a9fe", "::ffff:0:127.0.0.1", "5f00::1", "3fff::1", "4000::1",
 ]  # fmt: skip
 PUBLIC = "93.184.215.14"
 
@@ -150,6 +151,19 @@ def test_an_answer_that_drips_is_waited_for_no_longer_than_a_try(
     began = time.monotonic()
     with pytest.raises(Unreachable):
         post(canary.url, b"{}", {}, HERE)
+    assert time.monotonic() - began < 3
+    stopped.set()
+
+
+def test_a_name_that_is_not_answered_for_takes_no_longer_than_a_try(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stopped = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: stopped.wait(20) and [])
+    monkeypatch.setattr(sending, "TRY_S", 0.5)
+    began = time.monotonic()
+    with pytest.raises(Unreachable):
+        post("https://tarpit.example/", b"{}", {}, ())
     assert time.monotonic() - began < 3
     stopped.set()
 

@@ -310,6 +310,9 @@ def test_a_streamed_call_adds_up_to_the_same(
             "does not write calls of tools",
         ),
         ({"best_of": 2}, 422, "best_of", "no such field"),
+        ({"stop": ["x"] * 33}, 422, "stop", "at most 32"),
+        ({"stop": ["a", ""]}, 422, "stop.1", "at least 1 character"),
+        ({"stop": 5}, 422, "stop", "string"),
         ({"messages": HI * 513}, 422, "messages", "512"),
         ({"messages": [{"role": "user", "content": "x " * 9000}]}, 400, "messages", "context"),
     ],
@@ -327,6 +330,20 @@ def test_what_cannot_be_done_is_refused_at_its_field(
     assert caught.value.request_id
     kind = openai.NotFoundError if status == 404 else openai.APIStatusError
     assert isinstance(caught.value, kind)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [r'{"a": "\ud800"}', '{"a": NaN}', '{"a": 1e999}', '{"a": ' * 300 + "1" + "}" * 300, "[]"],
+)
+def test_arguments_that_no_template_could_show_are_refused(
+    client: openai.OpenAI, arguments: str
+) -> None:
+    call: Any = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    said: Any = [*HI, {"role": "assistant", "tool_calls": [call]}, *HI]
+    with pytest.raises(openai.UnprocessableEntityError) as refused:
+        client.chat.completions.create(model="tiny", messages=said)
+    assert refused.value.param == "messages.1.tool_calls"
 
 
 def test_what_is_about_openai_alone_changes_nothing(client: openai.OpenAI) -> None:

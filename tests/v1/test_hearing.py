@@ -64,6 +64,26 @@ def test_calls_of_offered_tools_are_found_and_all_else_stays_text(
         assert reason == ("tool_calls" if names else "stop")
 
 
+HALF = r'{"name": "clock", "arguments": {"town": "\ud83d ü"}}'  # of an emoji, as models write
+
+
+@pytest.mark.parametrize("text", [HALF, f"<tool_call>{HALF}</tool_call>"])
+def test_half_of_a_surrogate_pair_breaks_no_answer(text: str) -> None:
+    both = (FunctionDefinition(name="clock"), FunctionDefinition(name="weather"))
+    insisted = None if text.startswith("<") else Insisted(both, by_name=False)
+    speech = speech_for(insisted, OFFERED)
+    (call,) = speech.whole(text).tool_calls or ()
+    speech.whole(text).model_dump_json()
+    assert json.loads(call.function.arguments) == {"town": "\ud83d ü"}
+    _, calls, _ = streamed(speech_for(insisted, OFFERED), text, 3)
+    assert calls[0] == ["clock", call.function.arguments]
+
+
+def test_what_is_no_json_is_no_call() -> None:
+    text = '<tool_call>{"name": "clock", "arguments": {"at": NaN}}</tool_call>'
+    assert Listening(OFFERED).whole(text).content == text
+
+
 def test_arguments_come_as_json() -> None:
     (call,) = Listening(OFFERED).whole(WEATHER).tool_calls or ()
     assert json.loads(call.function.arguments) == {"town": "Köln"}

@@ -166,9 +166,10 @@ def test_what_does_not_add_up_is_refused_and_the_upload_goes_on(
             client.uploads.complete(upload_id, **asked)
         assert list(client.files.list()) == []
     assert len(filing.stored()) == 2
+    add(client, upload_id, CHATS)
     with pytest.raises(openai.ConflictError, match="was to have"):
         add(client, upload_id, b"x")
-    assert len(filing.stored()) == 2
+    assert len(filing.stored()) == 3
     done = client.uploads.complete(upload_id, part_ids=[first, last])
     assert done.file is not None
 
@@ -216,6 +217,26 @@ def test_a_part_above_64_mib_is_refused_and_a_part_needs_its_field(
     both = httpx.post(url, headers=headers, files=[("data", b"x"), ("data", b"y")])
     raw = httpx.post(url, headers=headers, content=b"x")
     assert [answer.status_code for answer in (file, both, raw)] == [422, 422, 415]
+    assert filing.stored() == []
+
+
+def test_parts_whose_answers_were_lost_are_sent_again(
+    filing: Filing, client: openai.OpenAI
+) -> None:
+    """As SDKs do by themselves after a timeout: the first sending is there, and nobody knows it."""
+    upload_id = begin(client)
+    for data in (CHATS[:300], CHATS[300:]):
+        add(client, upload_id, data)
+    known = [add(client, upload_id, data) for data in (CHATS[:300], CHATS[300:])]
+    done = client.uploads.complete(upload_id, part_ids=known)
+    assert done.file is not None
+    assert client.files.content(done.file.id).read() == CHATS
+    assert len(filing.stored()) == 1
+
+
+def test_a_part_larger_than_its_upload_is_no_part(filing: Filing, client: openai.OpenAI) -> None:
+    with pytest.raises(openai.ConflictError, match="this part alone has more"):
+        add(client, begin(client, 1), b"y" * 3 * MIB)
     assert filing.stored() == []
 
 

@@ -1,10 +1,13 @@
 """/v1/models by OpenAI's own SDK: bases, the tenant's adapters, ids with a slash."""
 
 from collections.abc import Callable
+from typing import Any
 
 import openai
 import pytest
+import sqlalchemy as sa
 
+from jobs.model import new_id
 from tests.api.making import publish_adapter
 from tests.v1.tuning.service import Service
 
@@ -28,6 +31,26 @@ def test_bases_and_adapters_are_listed_together(
     assert extra["max_model_len"] == shown["tiny"].model_dump()["max_model_len"] > 0
     with other() as stranger:
         assert [one.id for one in stranger.models.list()] == ["tiny", "org/tiny"]
+
+
+def test_what_is_deleted_meanwhile_breaks_no_list(
+    live: Service, sdk: openai.OpenAI, model: str
+) -> None:
+    adapters, tenant_id = live.store.adapters, live.tenant_id
+    first = adapters.get(tenant_id, model)
+    for _ in range(120):
+        adapters.add(first.model_copy(update={"id": new_id("ad")}))
+    seen_last = adapters.page(tenant_id, limit=100).data[-1].id
+    deleted: list[str] = []
+
+    def delete(_: Any, __: Any, statement: str, *___: Any) -> None:
+        if "FROM adapters" in statement and not deleted:
+            deleted.append(seen_last)
+            adapters.delete(tenant_id, seen_last)
+
+    sa.event.listen(live.store.database.engine, "after_cursor_execute", delete)
+    assert len(list(sdk.models.list())) == 123
+    assert deleted
 
 
 def test_an_id_survives_url_encoding(sdk: openai.OpenAI, model: str) -> None:

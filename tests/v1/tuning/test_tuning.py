@@ -176,6 +176,10 @@ def test_lists_go_by_cursor_and_metadata_and_show_both_apis_jobs(
         assert [job.id for job in jobs.list(metadata={name: value})] == [made[2]], name
     null = jobs.list(extra_query={"metadata": "null"})
     assert [job.id for job in null] == [native, made[3]]
+    many = "&".join(f"metadata[k{i}]=v" for i in range(2000))  # more than a database can compare
+    for query in (many, "metadata[team]=a&metadata[team]=b", "metadata[a]=%00"):
+        answer = live.http.get(f"/v1/fine_tuning/jobs?{query}")
+        assert (answer.status_code, answer.json()["error"]["param"]) == (422, "metadata")
     assert live.http.get(f"/jobs/{made[0]}").json()["id"] == made[0]
     with other() as stranger:
         assert list(stranger.fine_tuning.jobs.list()) == []
@@ -355,6 +359,16 @@ def test_the_deprecated_hyperparameters_are_those_of_a_supervised_job(
             },
             "method.reinforcement.hyperparameters.eval_interval",
             "hyperparameter_unsupported",
+        ),
+        (  # PostgreSQL would read no field of such a job again, for lists and for /metrics
+            {
+                "method": {
+                    "type": "reinforcement",
+                    "reinforcement": {"grader": CHECK | {"reference": "a\0b"}},
+                }
+            },
+            "method.reinforcement.grader.reference",
+            "invalid_request",
         ),
     ],
 )

@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
+import httpcore
 import openai
 import pytest
 
@@ -124,6 +127,22 @@ def test_a_test_says_what_was_answered(sdk: openai.OpenAI, receiver: Receiver) -
     with pytest.raises(openai.UnprocessableEntityError) as nothing:
         sdk.webhooks.test(made.id, event_type="fine_tuning.job.failed")
     assert (nothing.value.code, nothing.value.param) == ("webhook_failed", "url")
+
+
+def test_a_tenant_that_tests_slow_endpoints_keeps_nobody_else_waiting(
+    sdk: openai.OpenAI, receiver: Receiver, other: Callable[[], openai.OpenAI]
+) -> None:
+    answered = threading.Event()
+    receiver.answer = lambda handler, number: answered.wait(9) and with_status(200)(handler, number)
+    slow = sdk.webhooks.create(name="slow", url=receiver.url, event_types=ENDS).id
+    with other() as stranger, receiving() as quick, ThreadPoolExecutor(6) as pool:
+        theirs = stranger.webhooks.create(name="quick", url=quick.url, event_types=ENDS).id
+        tests = [pool.submit(sdk.webhooks.test, slow, event_type=ENDS[0]) for _ in range(6)]
+        receiver.wait_for(1)
+        assert stranger.webhooks.test(theirs, event_type=ENDS[0], timeout=5).success
+        assert len(receiver.got) == 1
+        answered.set()
+        assert all(test.result().success for test in tests)
 
 
 def test_a_rotated_secret_signs_and_the_old_one_only_where_it_was_kept(
@@ -278,6 +297,21 @@ def test_what_never_arrives_is_given_up_in_time_and_noted(
     assert len(couriers.outcomes) > 2
     tenant_id = store.tenants.find("ours").id
     assert store.audit.page(tenant_id, limit=1).data[0].action == "webhook.give_up"
+
+
+def test_a_try_that_breaks_the_courier_is_not_repeated_for_ever(
+    store: Store, couriers: Couriers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise LookupError("nobody expected this")
+
+    monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", broken)
+    end_a_job(store, "http://127.0.0.1:9/")
+    couriers.start(retry_s=0.3)
+    wait_until(lambda: store.outbox.waiting() == 0)
+    couriers.close()
+    assert couriers.outcomes[0] == "unreachable"
+    assert couriers.outcomes[-1] == "given_up"
 
 
 KILLED = """
