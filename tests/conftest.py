@@ -10,7 +10,7 @@ import pytest
 import redis
 from hypothesis import settings
 
-from tests import servers
+from tests import clock, servers
 from tests.network import stay_on_loopback
 from tests.record import Record
 from tests.servers import S3Server
@@ -27,6 +27,8 @@ _ENVIRONMENT["OMP_WAIT_POLICY"] = "PASSIVE"
 for _name in [name for name in _ENVIRONMENT if name.startswith(("AWS_", "LUTHIER_"))]:
     del _ENVIRONMENT[_name]  # a developer's own accounts are no part of a test
 
+pytest_plugins = ["tests.second_chance"]
+
 _Server = TypeVar("_Server")
 
 
@@ -41,6 +43,12 @@ def _started(server: Callable[[], AbstractContextManager[_Server]]) -> Iterator[
                 pytest.fail(f"CI needs this server: {missing}")
             pytest.skip(str(missing))
         yield running
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clock() -> Iterator[None]:
+    with clock.watched():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -68,13 +68,13 @@ def serve(base: Path, tmp_path: Path) -> Iterator[Serve]:
             continue  # it never came up, and its test has said so
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
-        _, alive = psutil.wait_procs(family, timeout=5)
+        process.communicate(timeout=120)
+        _, alive = psutil.wait_procs(family, timeout=60)
         assert not alive, "the service left something running"
 
 
 def _announced(data_dir: Path, process: subprocess.Popen[str]) -> str:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         assert process.poll() is None, "serve ended while starting"
         try:

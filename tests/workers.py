@@ -94,7 +94,7 @@ class House:
         return self.store.jobs.get(self.tenant_id, job_id)
 
     def wait(
-        self, job_id: str, until: Callable[[Job], bool] | None = None, timeout_s: float = 90
+        self, job_id: str, until: Callable[[Job], bool] | None = None, timeout_s: float = 150
     ) -> Job:
         """The job as soon as `until` holds (by default: it has ended)."""
         deadline = time.monotonic() + timeout_s
@@ -126,7 +126,7 @@ class House:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 try:
-                    process.wait(30)
+                    process.wait(90)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()

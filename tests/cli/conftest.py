@@ -86,7 +86,7 @@ class Serving:
         """End it as an operator does; what it said."""
         self.family = self.look()
         self.process.send_signal(signal.SIGTERM)
-        said, _ = self.process.communicate(timeout=60)
+        said, _ = self.process.communicate(timeout=120)
         assert self.process.returncode == 0, said
         return said
 

@@ -20,7 +20,7 @@ def make_house(tiny_base: Path, tmp_path: Path) -> Iterator[Callable[..., House]
     made: list[House] = []
 
     def make(name: str = "house", **settings: Any) -> House:
-        fast = {"lease_s": 3.0, "heartbeat_s": 0.3, "sweep_s": 0.5}
+        fast = {"lease_s": 60.0, "heartbeat_s": 0.3, "sweep_s": 0.5}
         made.append(House(tmp_path / name, tiny_base, **(fast | settings)))
         return made[-1]
 

@@ -71,7 +71,7 @@ def race(call: Callable[[], Any], *, at_once: int = 16) -> list[Any]:
 
     def begin(number: int) -> Any:
         if number < at_once:
-            start.wait(10)
+            start.wait(60)
         try:
             return call()
         except QuotaExceeded as error:

@@ -167,7 +167,7 @@ def test_what_runs_on_after_its_end_is_deleted_when_it_had_time_to_leave(here: Y
     here.house.store.jobs.cancel(here.house.tenant_id, job_id)
     dispatcher.turn()
     assert "deletionTimestamp" not in here.api.jobs[name_of(job_id, 1)]["metadata"]
-    wait_for(lambda: dispatcher.turn() or not here.api.jobs, 10)  # type: ignore[func-returns-value]
+    wait_for(lambda: dispatcher.turn() or not here.api.jobs)  # type: ignore[func-returns-value]
 
 
 def test_an_attempt_that_is_another_ones_by_now_leaves_the_cluster(here: Yard) -> None:

@@ -271,7 +271,7 @@ def test_what_never_arrives_is_given_up_in_time_and_noted(
 ) -> None:
     receiver.answer = with_status(500)
     end_a_job(store, receiver.url)
-    couriers.start(retry_s=0.3)
+    couriers.start(retry_s=1.0)
     wait_until(lambda: store.outbox.waiting() == 0)
     couriers.close()
     assert couriers.outcomes[-1] == "given_up"
