@@ -27,7 +27,7 @@ _ENVIRONMENT["OMP_WAIT_POLICY"] = "PASSIVE"
 for _name in [name for name in _ENVIRONMENT if name.startswith(("AWS_", "LUTHIER_"))]:
     del _ENVIRONMENT[_name]  # a developer's own accounts are no part of a test
 
-pytest_plugins = ["tests.second_chance"]
+pytest_plugins = ["tests.schedule", "tests.second_chance"]
 
 _Server = TypeVar("_Server")
 
