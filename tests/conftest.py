@@ -11,6 +11,7 @@ import redis
 from hypothesis import settings
 
 from tests import clock, servers
+from tests.databases import new_sqlite, postgres_template
 from tests.network import stay_on_loopback
 from tests.record import Record
 from tests.servers import S3Server
@@ -69,6 +70,32 @@ def postgres_database(postgres_server: str) -> Iterator[Callable[[], str]]:
 def postgres_url(postgres_database: Callable[[], str]) -> str:
     """The `postgresql+psycopg://` URL of a fresh database of this test."""
     return postgres_database()
+
+
+@pytest.fixture(scope="session")
+def _postgres_template(postgres_server: str) -> Iterator[str]:
+    with postgres_template(postgres_server) as name:
+        yield name
+
+
+@pytest.fixture
+def postgres_store_url(postgres_server: str, _postgres_template: str) -> Iterator[str]:
+    """The URL of a fresh database of this test at the newest schema."""
+    with servers.fresh_database(postgres_server, _postgres_template) as url:
+        yield url
+
+
+@pytest.fixture
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
+    """By kind: the URL of this test's database of that kind, fresh and at the newest schema."""
+
+    def url_of(kind: str) -> str:
+        if kind == "sqlite":
+            return new_sqlite(tmp_path / "jobs.db")
+        url: str = request.getfixturevalue("postgres_store_url")
+        return url
+
+    return url_of
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ LONG = {
     "tests/chaos/test_claims.py",
     "tests/chaos/test_kills.py",
     "tests/cli/test_demo.py",
+    "tests/cli/test_commands.py",
     "tests/cli/test_pipeline.py",
     "tests/cli/test_serve.py",
     "tests/engine/train/test_judges.py",
@@ -27,6 +28,10 @@ LONG = {
 }
 # By a file of each: the name of what they share, of session scope.
 TOGETHER = {
+    "tests/cli/test_commands.py": "a service",
+    "tests/cli/test_merge.py": "a service",
+    "tests/cli/test_pipeline.py": "a service",
+    "tests/cli/test_serve.py": "a service",
     "tests/v1/test_litellm.py": "a house",
     "tests/v1/test_lm_eval.py": "a house",
     "tests/v1/test_npm.py": "a house",

@@ -160,12 +160,12 @@ def prometheus_program(name: str) -> Path:
 
 
 @contextmanager
-def fresh_database(url: str) -> Iterator[str]:
-    """The URL of a new, empty database, dropped at the end whoever is connected."""
+def fresh_database(url: str, template: str = "template1") -> Iterator[str]:
+    """The URL of a new, empty database, dropped at the end whoever is connected; or of a copy."""
     name = "t_" + secrets.token_hex(8)
     admin = url.replace("postgresql+psycopg://", "postgresql://")
     with psycopg.connect(admin, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}".encode())
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
     try:
         yield url.rpartition("/")[0] + "/" + name
     finally:

@@ -8,7 +8,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobs.database import Database
 from jobs.model import TERMINAL, Job, Status
 from jobs.tables import attempts, events, jobs
 from tests import clock
@@ -20,12 +19,6 @@ from tests.workers import House
 LEASE_S = 1.0
 SWEEP_S = 0.25
 FAST = {"lease_s": LEASE_S, "heartbeat_s": 0.2, "sweep_s": SWEEP_S, "max_attempts": 3}
-
-
-def migrated(url: str) -> None:
-    database = Database(url)
-    database.migrate()
-    database.close()
 
 
 class ChaosHouse(House):

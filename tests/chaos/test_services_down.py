@@ -11,7 +11,7 @@ from jobs.model import Status
 from tests import clock
 from tests.chaos.client import api_of
 from tests.chaos.conftest import Make
-from tests.chaos.house import LEASE_S, lost, migrated, wait_until
+from tests.chaos.house import LEASE_S, lost, wait_until
 from tests.chaos.trainer import Script, row_of
 from tests.gate import gate_before
 from tests.record import Record
@@ -29,11 +29,14 @@ from tests.servers import S3Server, valkey
     ids=["short", "as-shipped"],
 )
 def test_a_database_that_is_gone_longer_than_a_lease_costs_one_attempt_and_no_job(
-    make_house: Make, postgres_url: str, record: Record, times: dict[str, float], down_s: float
+    make_house: Make,
+    postgres_store_url: str,
+    record: Record,
+    times: dict[str, float],
+    down_s: float,
 ) -> None:
-    migrated(postgres_url)
-    with gate_before(postgres_url) as (gate, through):
-        house = make_house(database_url=postgres_url, **times)
+    with gate_before(postgres_store_url) as (gate, through):
+        house = make_house(database_url=postgres_store_url, **times)
         house.settings = house.settings.model_copy(update={"database_url": through})
         job_id = house.post(Script(steps=int(40 + 10 * down_s), step_s=0.1))
         with api_of(house) as client, house.at_work() as (worker,):
@@ -63,11 +66,10 @@ def test_a_database_that_is_gone_longer_than_a_lease_costs_one_attempt_and_no_jo
 
 
 def test_a_database_that_is_gone_for_less_than_a_lease_is_not_noticed_by_the_training(
-    make_house: Make, postgres_url: str, record: Record
+    make_house: Make, postgres_store_url: str, record: Record
 ) -> None:
-    migrated(postgres_url)
-    with gate_before(postgres_url) as (gate, through):
-        house = make_house(database_url=postgres_url, lease_s=20.0)
+    with gate_before(postgres_store_url) as (gate, through):
+        house = make_house(database_url=postgres_store_url, lease_s=20.0)
         house.settings = house.settings.model_copy(update={"database_url": through})
         job_id = house.post(Script(steps=30, step_s=0.1))
         with house.at_work():
@@ -150,15 +152,14 @@ def test_without_redis_jobs_are_taken_and_run_once_it_is_back(
 @pytest.mark.parametrize("part", ["database", "broker", "storage"])
 def test_readyz_says_which_part_is_gone_and_healthz_is_of_the_process(
     make_house: Make,
-    postgres_url: str,
+    postgres_store_url: str,
     redis_url: str,
     s3: S3Server,
     record: Record,
     part: str,
 ) -> None:
-    migrated(postgres_url)
     with (
-        gate_before(postgres_url) as (database, database_url),
+        gate_before(postgres_store_url) as (database, database_url),
         gate_before(redis_url) as (broker, broker_url),
         gate_before(s3.endpoint_url) as (storage, endpoint_url),
     ):

@@ -152,11 +152,11 @@ def serving(luthier: Luthier) -> Iterator[Serving]:
     served.clear()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared_serving(
     tmp_path_factory: pytest.TempPathFactory, base: Path
 ) -> Iterator[tuple[Luthier, Serving]]:
-    """A service that all tests of a module share, and the command on its folder."""
+    """A service that tests share, and the command on its folder."""
     luthier = Luthier(tmp_path_factory.mktemp("shared") / "data", base)
     served = luthier.serve()
     yield luthier, served

@@ -15,9 +15,11 @@ def test_it_brings_up_every_role_and_sigterm_ends_them_all(
     luthier: Luthier, serving: Serving
 ) -> None:
     ready = httpx.get(f"{serving.url}/readyz", timeout=60).json()
+    listed = luthier.run("job", "list")
     said = serving.stop()
 
     assert (ready["status"], ready["inference"]) == ("ready", "ok")
+    assert "No jobs yet" in listed
     assert not serving.gone(30)
     for line in ("api ", "inference ", "worker ", "Key ", "Ctrl-C stops it all", "Stopped"):
         assert line in said
@@ -29,7 +31,6 @@ def test_it_brings_up_every_role_and_sigterm_ends_them_all(
 def test_a_first_start_makes_secrets_that_only_their_owner_reads(shared: Luthier) -> None:
     for name in ("key", "pepper"):
         assert stat.S_IMODE((shared.data_dir / name).stat().st_mode) == 0o600
-    assert "No jobs yet" in shared.run("job", "list")
 
 
 def test_a_second_serve_on_the_same_folder_is_refused_in_one_line(

@@ -83,11 +83,9 @@ def test_a_killed_workers_job_goes_on_elsewhere_and_ends_in_the_same_bytes(
             dataset_id, num_train_epochs=12, per_device_batch_size=4, learning_rate=1e-3
         )
 
-    with house.worker():
-        whole = house.wait(submit())
-
-    job_id = submit()
     with house.worker() as first:
+        whole = house.wait(submit())
+        job_id = submit()
         house.wait(job_id, at_step(23))
         family = [psutil.Process(first.pid), *children_of(first.pid)]
         os.kill(first.pid, signal.SIGKILL)

@@ -19,6 +19,7 @@ from tests.api.making import unhurried
 from tests.api.serving import wait_until
 from tests.bases import make_hollow_base
 from tests.contract.test_jobs_store import dataset_of, spec_of, tenant_of
+from tests.databases import new_sqlite
 from tests.v1.tuning.receiver import Got, Receiver, receiving, with_status
 from tests.v1.tuning.service import Service
 from tests.workers import REPO
@@ -227,8 +228,7 @@ class Couriers:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(f"sqlite:///{tmp_path / 'jobs.db'}", pepper="p")
-    store.database.migrate()
+    store = Store(new_sqlite(tmp_path / "jobs.db"), pepper="p")
     yield store
     store.close()
 
