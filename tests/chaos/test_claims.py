@@ -11,7 +11,7 @@ from jobs.store import Store
 from tests import clock
 from tests.chaos.conftest import Make
 from tests.chaos.house import ChaosHouse, lost, wait_until
-from tests.chaos.trainer import Script
+from tests.chaos.trainer import Script, row_of
 from tests.record import Record
 
 WORKERS = 8
@@ -23,7 +23,8 @@ def test_eight_workers_run_two_hundred_jobs_once_each_though_redis_is_flushed(
     production: Make, redis_url: str, record: Record
 ) -> None:
     house = production(sweep_s=SWEEP_S, lease_s=60.0, heartbeat_s=1.0)
-    ids = [house.post(Script(steps=1, step_s=0)) for _ in range(JOBS)]
+    rows = house.add_dataset([row_of(Script(steps=1, step_s=0))])
+    ids = [house.submit(rows) for _ in range(JOBS)]
     with house.at_work(WORKERS), redis.Redis.from_url(redis_url) as broker:
         wait_until(lambda: house.unended() <= JOBS // 2 + 10, timeout_s=180)
         broker.flushall()
