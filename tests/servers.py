@@ -28,7 +28,7 @@ import psycopg
 import redis
 from botocore.config import Config
 
-_START_S = 60
+_START_S = 150
 _NOBODY = 65534
 _PORTS = range(12_000, 22_000)  # SeaweedFS opens port + 10000 too; all below the ephemeral ones
 
@@ -199,7 +199,7 @@ def _client(endpoint_url: str, access_key: str, secret_key: str) -> Any:
         "s3",
         endpoint_url=endpoint_url,
         region_name="us-east-1",
-        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=10),
+        config=Config(retries={"total_max_attempts": 1}, connect_timeout=30, read_timeout=90),
     )
 
 
