@@ -32,6 +32,8 @@ TOGETHER = {
     "tests/cli/test_merge.py": "a service",
     "tests/cli/test_pipeline.py": "a service",
     "tests/cli/test_serve.py": "a service",
+    "tests/engine/train/test_judges.py": "manners",
+    "tests/engine/train/test_online.py": "manners",
     "tests/jobs/test_pipeline_runs.py": "a worker",
     "tests/jobs/test_promotion.py": "a worker",
     "tests/jobs/test_worker.py": "a worker",
