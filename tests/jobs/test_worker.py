@@ -80,7 +80,7 @@ def test_a_killed_workers_job_goes_on_elsewhere_and_ends_in_the_same_bytes(
 
     def submit() -> str:
         return house.submit(
-            dataset_id, num_train_epochs=12, per_device_batch_size=4, learning_rate=1e-3
+            dataset_id, num_train_epochs=5, per_device_batch_size=4, learning_rate=1e-3
         )
 
     with house.worker() as first:
