@@ -22,7 +22,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     reports = runtestprotocol(item, log=False, nextitem=nextitem)
     longest_s = max(clock.pauses_s(began, time.monotonic()), default=0.0)
     if longest_s >= PAUSE_S and _failed(reports) and isinstance(item, pytest.Function):
-        item.user_properties.append((AGAIN, f"{longest_s:.2f} s"))
+        item.user_properties.append((AGAIN, f"{longest_s:.2f} s; {_what(reports)}"))
         item._initrequest()
         reports = runtestprotocol(item, log=False, nextitem=nextitem)
     for report in reports:
@@ -35,6 +35,13 @@ def _failed(reports: list[pytest.TestReport]) -> bool:
     """In the test itself: a fixture that others share would fail again in the same way."""
     failed = [report.when for report in reports if report.failed]
     return "call" in failed and "setup" not in failed
+
+
+def _what(reports: list[pytest.TestReport]) -> str:
+    """The first line of what it failed with."""
+    text = next(report.longreprtext for report in reports if report.failed)
+    said = [line.removeprefix("E").strip() for line in text.splitlines() if line.startswith("E ")]
+    return said[0] if said else "failed"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

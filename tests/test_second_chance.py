@@ -48,4 +48,5 @@ def test_a_test_is_run_once_more_only_where_the_machine_stood_still(tmp_path: Pa
     assert "1 failed, 2 passed" in ran.stdout, ran.stdout + ran.stderr
     assert "FAILED" in ran.stdout
     assert "test_broken" in ran.stdout.partition("short test summary")[2]
-    assert "test_unlucky: run again, as the machine stood still" in ran.stdout
+    assert "test_unlucky: run again, as the machine stood still for 0." in ran.stdout
+    assert "AssertionError: a lease ran out" in ran.stdout
