@@ -25,8 +25,6 @@ _ENVIRONMENT = os.environ  # noqa: TID251  # see above
 _IN_CI = _ENVIRONMENT.get("CI") == "true"
 _ENVIRONMENT["HF_HUB_OFFLINE"] = "1"
 _ENVIRONMENT["OMP_WAIT_POLICY"] = "PASSIVE"
-if "PYTEST_XDIST_WORKER" in _ENVIRONMENT:  # one of as many as there are cores
-    _ENVIRONMENT["OMP_NUM_THREADS"] = "1"
 for _name in [name for name in _ENVIRONMENT if name.startswith(("AWS_", "LUTHIER_"))]:
     del _ENVIRONMENT[_name]  # a developer's own accounts are no part of a test
 
