@@ -10,7 +10,8 @@ import pytest
 import redis
 from hypothesis import settings
 
-from tests import servers
+from tests import clock, servers
+from tests.databases import new_sqlite, postgres_template
 from tests.network import stay_on_loopback
 from tests.record import Record
 from tests.servers import S3Server
@@ -27,6 +28,8 @@ _ENVIRONMENT["OMP_WAIT_POLICY"] = "PASSIVE"
 for _name in [name for name in _ENVIRONMENT if name.startswith(("AWS_", "LUTHIER_"))]:
     del _ENVIRONMENT[_name]  # a developer's own accounts are no part of a test
 
+pytest_plugins = ["tests.schedule", "tests.second_chance"]
+
 _Server = TypeVar("_Server")
 
 
@@ -41,6 +44,12 @@ def _started(server: Callable[[], AbstractContextManager[_Server]]) -> Iterator[
                 pytest.fail(f"CI needs this server: {missing}")
             pytest.skip(str(missing))
         yield running
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clock() -> Iterator[None]:
+    with clock.watched():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +70,32 @@ def postgres_database(postgres_server: str) -> Iterator[Callable[[], str]]:
 def postgres_url(postgres_database: Callable[[], str]) -> str:
     """The `postgresql+psycopg://` URL of a fresh database of this test."""
     return postgres_database()
+
+
+@pytest.fixture(scope="session")
+def _postgres_template(postgres_server: str) -> Iterator[str]:
+    with postgres_template(postgres_server) as name:
+        yield name
+
+
+@pytest.fixture
+def postgres_store_url(postgres_server: str, _postgres_template: str) -> Iterator[str]:
+    """The URL of a fresh database of this test at the newest schema."""
+    with servers.fresh_database(postgres_server, _postgres_template) as url:
+        yield url
+
+
+@pytest.fixture
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
+    """By kind: the URL of this test's database of that kind, fresh and at the newest schema."""
+
+    def url_of(kind: str) -> str:
+        if kind == "sqlite":
+            return new_sqlite(tmp_path / "jobs.db")
+        url: str = request.getfixturevalue("postgres_store_url")
+        return url
+
+    return url_of
 
 
 @pytest.fixture(scope="session")

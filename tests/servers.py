@@ -28,7 +28,7 @@ import psycopg
 import redis
 from botocore.config import Config
 
-_START_S = 60
+_START_S = 150
 _NOBODY = 65534
 _PORTS = range(12_000, 22_000)  # SeaweedFS opens port + 10000 too; all below the ephemeral ones
 
@@ -160,12 +160,12 @@ def prometheus_program(name: str) -> Path:
 
 
 @contextmanager
-def fresh_database(url: str) -> Iterator[str]:
-    """The URL of a new, empty database, dropped at the end whoever is connected."""
+def fresh_database(url: str, template: str = "template1") -> Iterator[str]:
+    """The URL of a new, empty database, dropped at the end whoever is connected; or of a copy."""
     name = "t_" + secrets.token_hex(8)
     admin = url.replace("postgresql+psycopg://", "postgresql://")
     with psycopg.connect(admin, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}".encode())
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
     try:
         yield url.rpartition("/")[0] + "/" + name
     finally:
@@ -199,7 +199,7 @@ def _client(endpoint_url: str, access_key: str, secret_key: str) -> Any:
         "s3",
         endpoint_url=endpoint_url,
         region_name="us-east-1",
-        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=10),
+        config=Config(retries={"total_max_attempts": 1}, connect_timeout=30, read_timeout=90),
     )
 
 

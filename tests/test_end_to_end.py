@@ -10,6 +10,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,25 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def serve(base: Path, tmp_path: Path) -> Iterator[Serve]:
+    """Starts `luthier serve` for one test."""
+    with starting(base, tmp_path / "data") as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def client(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """Of a `luthier serve` that tests share."""
+    with starting(base, tmp_path_factory.mktemp("shared") / "data") as start:
+        yield start()
+
+
+@contextmanager
+def starting(base: Path, data_dir: Path) -> Iterator[Serve]:
     """Starts `luthier serve` on free ports; a client with the first key. All of it ends after."""
     running: list[subprocess.Popen[str]] = []
     clients: list[httpx.Client] = []
 
     def start(**settings: str) -> httpx.Client:
-        data_dir = tmp_path / "data"
         environment = {
             **os.environ,  # noqa: TID251  # the service needs the test's own
             "LUTHIER_BASE_MODELS": json.dumps({"tiny": str(base)}),
@@ -59,22 +73,24 @@ def serve(base: Path, tmp_path: Path) -> Iterator[Serve]:
         )
         return clients[-1]
 
-    yield start
-    for client in clients:
-        client.close()
-    for process in running:
-        if process.poll() is not None:
-            process.communicate()
-            continue  # it never came up, and its test has said so
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
-        _, alive = psutil.wait_procs(family, timeout=5)
-        assert not alive, "the service left something running"
+    try:
+        yield start
+    finally:
+        for client in clients:
+            client.close()
+        for process in running:
+            if process.poll() is not None:
+                process.communicate()
+                continue  # it never came up, and its test has said so
+            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=120)
+            _, alive = psutil.wait_procs(family, timeout=60)
+            assert not alive, "the service left something running"
 
 
 def _announced(data_dir: Path, process: subprocess.Popen[str]) -> str:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         assert process.poll() is None, "serve ended while starting"
         try:
@@ -259,11 +275,10 @@ def check_in_peft(client: httpx.Client, adapter_id: str, base: Path, folder: Pat
     ids=["dora", "qlora", "prompt_tuning", "prefix_tuning"],
 )
 def test_a_kind_of_peft_goes_there_and_back_again(
-    serve: Serve, base: Path, tmp_path: Path, peft: dict[str, Any], kind: str
+    client: httpx.Client, base: Path, tmp_path: Path, peft: dict[str, Any], kind: str
 ) -> None:
     if peft["type"] == "qlora":
         pytest.importorskip("bitsandbytes")
-    client = serve()
     dataset = upload(client, conversations(60))
     rate = 0.01 if kind == "lora" else 0.1
     method = {"type": "sft", "max_steps": 10, "learning_rate": rate, "max_length": 64}
@@ -327,9 +342,8 @@ def expected_scores(archive: bytes, base: Path, folder: Path, row: dict[str, Any
 
 
 def test_a_reward_model_prefers_what_was_preferred(
-    serve: Serve, base: Path, tmp_path: Path
+    client: httpx.Client, base: Path, tmp_path: Path
 ) -> None:
-    client = serve()
     rows = [preference(number) for number in range(60)]
     dataset = upload(client, [row for number, row in enumerate(rows) if number % 4])
     held_out = rows[::4]

@@ -83,8 +83,8 @@ def test_no_server_and_no_file_outlives_its_owner(how: signal.Signals, tmp_path:
         redis.Redis.from_url(url).close()
         owner.send_signal(how)
         owner.stdout.read()
-    assert psutil.wait_procs(family, timeout=15)[1] == []
-    deadline = time.monotonic() + 5
+    assert psutil.wait_procs(family, timeout=60)[1] == []
+    deadline = time.monotonic() + 60
     while list(tmp_path.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert list(tmp_path.iterdir()) == []

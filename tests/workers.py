@@ -20,6 +20,7 @@ from jobs.planning import plan
 from jobs.settings import Settings, as_environment
 from jobs.stages import Pipeline, PipelineSpec
 from storage.keys import dataset_source
+from tests.databases import new_sqlite
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -30,6 +31,8 @@ class House:
     def __init__(self, data_dir: Path, base: Path, **settings: Any) -> None:
         models = settings.pop("base_models", {"tiny": str(base)})
         self.settings = Settings(data_dir=data_dir, base_models=models, **settings)
+        if not self.settings.database_url:
+            new_sqlite(data_dir / "luthier.db")
         self.store = open_store(self.settings)
         self.objects = open_objects(self.settings)
         self.bases = BaseCatalogue(self.settings.base_models)
@@ -94,7 +97,7 @@ class House:
         return self.store.jobs.get(self.tenant_id, job_id)
 
     def wait(
-        self, job_id: str, until: Callable[[Job], bool] | None = None, timeout_s: float = 90
+        self, job_id: str, until: Callable[[Job], bool] | None = None, timeout_s: float = 150
     ) -> Job:
         """The job as soon as `until` holds (by default: it has ended)."""
         deadline = time.monotonic() + timeout_s
@@ -126,7 +129,7 @@ class House:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 try:
-                    process.wait(30)
+                    process.wait(90)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()

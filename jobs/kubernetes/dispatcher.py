@@ -100,14 +100,13 @@ class Dispatcher:
 
     def _started(self) -> list[Started]:
         mine = f"{QUEUE}={self._settings.queue}"
+        jobs = list(self._cluster.list(JOBS, mine))
+        # After the Jobs: the pods of one that has ended are then seen with their exit codes.
         pods: dict[str, list[Object]] = {}
         for pod in self._cluster.list(PODS, mine):
             labels = pod["metadata"]["labels"]
             pods.setdefault(name_of(labels[JOB], int(labels[ATTEMPT])), []).append(pod)
-        found = [
-            Started(JOBS, made, pods.get(made["metadata"]["name"], []))
-            for made in self._cluster.list(JOBS, mine)
-        ]
+        found = [Started(JOBS, made, pods.get(made["metadata"]["name"], [])) for made in jobs]
         if self._settings.max_nodes > 1:
             for made in self._cluster.list(TRAIN_JOBS, mine):
                 its_pods = f"jobset.sigs.k8s.io/jobset-name={made['metadata']['name']}"

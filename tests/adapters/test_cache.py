@@ -43,7 +43,7 @@ class CountingStore(MemoryStore):
     def get_file(self, key: str, path: Path) -> str:
         self.downloads.append(key.rpartition("/")[2])
         if self.gate:
-            self.gate.wait(5)
+            self.gate.wait(60)
         return super().get_file(key, path)
 
 
@@ -92,7 +92,7 @@ def test_a_slow_fetch_of_one_adapter_does_not_hold_up_another(
         assert cache.path(adapter_id(0)).is_dir()
         assert not slow.done()
         store.gate.set()
-        assert slow.result(timeout=5).is_dir()
+        assert slow.result(timeout=60).is_dir()
 
 
 def test_a_deleted_adapter_is_missing_after_five_seconds(

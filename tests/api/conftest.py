@@ -16,6 +16,7 @@ from storage.memory import MemoryStore
 from tests.api.inference import Inference
 from tests.api.making import unhurried
 from tests.bases import make_hollow_base
+from tests.databases import new_sqlite
 
 
 @pytest.fixture
@@ -31,6 +32,7 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def settings(tmp_path: Path, base_folder: Path) -> Settings:
+    new_sqlite(tmp_path / "data" / "luthier.db")
     return unhurried(data_dir=tmp_path / "data", base_models={"tiny": str(base_folder)})
 
 

@@ -31,11 +31,11 @@ def serve(app: Any) -> Iterator[int]:
         wait_until(lambda: server.started)
         yield bound.getsockname()[1]
         server.should_exit = True
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive(), "the server did not stop"
 
 
-def wait_until(true: Any, timeout_s: float = 10.0) -> None:
+def wait_until(true: Any, timeout_s: float = 90.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not true():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -104,7 +104,7 @@ async def test_the_stream_follows_a_job_to_its_end(
     await asyncio.sleep(0.3)
     assert not following.done()
     fail(services, job)
-    answer = await asyncio.wait_for(following, 5)
+    answer = await asyncio.wait_for(following, 60)
     types = [event["type"] for event in parse(answer.text)]
     assert types == ["state", "state", "metrics", "metrics", "state"]
 
@@ -116,7 +116,7 @@ async def test_a_quiet_stream_says_that_it_is_there(
     monkeypatch.setattr(events, "POLL_S", 0.02)
     tenant = services.store.tenants.create("ours")
     stream = events.follow(services.store, tenant.id, job["id"], 0, "key_0")
-    first, second = await anext(stream), await asyncio.wait_for(anext(stream), 5)
+    first, second = await anext(stream), await asyncio.wait_for(anext(stream), 60)
     assert first.startswith(b"id: 1\n")
     assert second == b": still here\n\n"
 

@@ -9,7 +9,6 @@ import httpx
 import pytest
 
 from api.services import Services
-from jobs.database import Database
 from jobs.settings import Settings
 from tests.api.making import Woken, spec_for, unhurried
 from tests.record import Record
@@ -18,13 +17,14 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path, base_folder: Path) -> Settings:
+def settings(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    base_folder: Path,
+    store_url: Callable[[str], str],
+) -> Settings:
     """The same over both databases."""
-    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else ""
-    if url:
-        database = Database(url)
-        database.migrate()
-        database.close()
+    url = store_url(request.param)
     bases = {"tiny": str(base_folder)}
     return unhurried(data_dir=tmp_path / "data", database_url=url, base_models=bases)
 

@@ -29,12 +29,14 @@ def browser(settings: Settings, inference: Inference) -> Iterator[httpx.Client]:
         key, _ = services.store.tenants.issue_key(services.store.tenants.create("ours").id, "test")
         with serve(create_app(services)) as port:
             headers = {"authorization": f"Bearer {key}"}
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers) as browser:
+            with httpx.Client(
+                base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60
+            ) as browser:
                 yield browser
 
 
 def test_pieces_arrive_as_they_are_made(browser: httpx.Client, inference: Inference) -> None:
-    inference.pause_s = 0.2
+    inference.pause_s = 60.0  # the second piece does not come before the client has left
     with browser.stream("POST", "/generate", json=BODY) as answer:
         lines = answer.iter_lines()  # kept: it closes the connection when it is gone
         first = next(lines)
@@ -65,7 +67,7 @@ def test_a_client_that_leaves_a_whole_answer_stops_it_too(
     browser: httpx.Client, inference: Inference
 ) -> None:
     inference.pause_s = 0.1
-    inference.patience = 100
+    inference.patience = 3000
     leave(browser, BODY | {"stream": False}, when=lambda: len(inference.asked) == 1)
     wait_until(lambda: inference.given_up == 1)
 

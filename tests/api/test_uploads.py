@@ -65,7 +65,7 @@ def open_files() -> int:
 def test_an_upload_that_is_cut_anywhere_leaves_nothing(
     running: Running, form: bool, record: Record
 ) -> None:
-    body = LINE * 2000
+    body = LINE * 1000
     kind = "Content-Type: application/jsonl"
     if form:
         kind = "Content-Type: multipart/form-data; boundary=cut"

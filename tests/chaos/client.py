@@ -1,6 +1,5 @@
 """The API of a house on a real server, and a client with a key, for tests that break things."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +8,7 @@ import httpx
 
 from api.app import create_app
 from api.services import open_services
+from tests import clock
 from tests.api.serving import serve
 from tests.chaos.house import ChaosHouse
 
@@ -30,9 +30,9 @@ class Client:
         )
 
     def timed(self, method: str, path: str, **request: Any) -> tuple[httpx.Response, float]:
-        asked = time.monotonic()
+        asked = clock.now()
         answer = self.http.request(method, path, **request)
-        return answer, time.monotonic() - asked
+        return answer, clock.now() - asked
 
     def ready(self) -> dict[str, Any]:
         found: dict[str, Any] = self.http.get("/readyz").json()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.bases import make_hollow_base
-from tests.chaos.house import ChaosHouse, migrated
+from tests.chaos.house import ChaosHouse
 from tests.chaos.nursery import Nursery
 from tests.servers import S3Server
 
@@ -42,18 +42,16 @@ def make_house(hollow_base: Path, nursery: Nursery, tmp_path: Path) -> Iterator[
 
 
 @pytest.fixture
-def postgres_house(make_house: Make, postgres_url: str) -> Make:
+def postgres_house(make_house: Make, postgres_store_url: str) -> Make:
     """The same over PostgreSQL."""
-    migrated(postgres_url)
-    return lambda **settings: make_house(database_url=postgres_url, **settings)
+    return lambda **settings: make_house(database_url=postgres_store_url, **settings)
 
 
 @pytest.fixture
-def production(make_house: Make, postgres_url: str, redis_url: str, s3: S3Server) -> Make:
+def production(make_house: Make, postgres_store_url: str, redis_url: str, s3: S3Server) -> Make:
     """The same over PostgreSQL, Redis and S3."""
-    migrated(postgres_url)
     parts = {
-        "database_url": postgres_url,
+        "database_url": postgres_store_url,
         "broker_url": redis_url,
         "storage_url": f"s3://{s3.bucket}",
         "s3_endpoint_url": s3.endpoint_url,

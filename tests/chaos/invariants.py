@@ -1,5 +1,6 @@
 """What must hold after whatever happened: every chaos test ends by asking for it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import sqlalchemy as sa
@@ -80,7 +81,8 @@ def _check_adapters(
         job = succeeded[adapter["id"]]
         assert adapter["job_id"] == job["id"]
         assert adapter["id"] == adapter_id_of(job["id"], job["attempt"])
-        assert b"".join(_whole(objects, adapter["tenant_id"], adapter["id"]))
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(lambda one: _whole(objects, one["tenant_id"], one["id"]), of_jobs))
     rowless = _published(objects) - {adapter["id"] for adapter in made}
     lost = {
         adapter_id_of(row["id"], number)
@@ -90,11 +92,11 @@ def _check_adapters(
     assert rowless <= lost, f"files of adapters that no attempt made: {rowless - lost}"
 
 
-def _whole(objects: ObjectStore, tenant_id: str, adapter_id: str) -> list[bytes]:
+def _whole(objects: ObjectStore, tenant_id: str, adapter_id: str) -> bytes:
     """The archive as a client gets it: each file's sha256 is checked on the way."""
     from adapters.download import download
 
-    return list(download(objects, tenant_id, adapter_id))
+    return b"".join(download(objects, tenant_id, adapter_id))
 
 
 def _published(objects: ObjectStore) -> set[str]:

@@ -35,7 +35,7 @@ class Worker:
     def kill(self) -> None:
         """As `kill -9` does it; returns when it has ended."""
         self.signal(signal.SIGKILL)
-        self.wait(10)
+        self.wait(60)
 
     def wait(self, timeout_s: float) -> int | None:
         """Its exit code, negative for a signal; None where it still runs."""
@@ -88,14 +88,14 @@ class Nursery:
         if worker.alive:
             worker.signal(signal.SIGCONT)
             worker.signal(signal.SIGTERM)
-            if worker.wait(20) is None:
+            if worker.wait(60) is None:
                 worker.kill()
 
     def close(self) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()  # the order to end
-        self._process.wait(30)
+        self._process.wait(90)
         self._process.stdout.close()
 
 

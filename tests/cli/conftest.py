@@ -86,7 +86,7 @@ class Serving:
         """End it as an operator does; what it said."""
         self.family = self.look()
         self.process.send_signal(signal.SIGTERM)
-        said, _ = self.process.communicate(timeout=60)
+        said, _ = self.process.communicate(timeout=120)
         assert self.process.returncode == 0, said
         return said
 
@@ -152,11 +152,11 @@ def serving(luthier: Luthier) -> Iterator[Serving]:
     served.clear()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared_serving(
     tmp_path_factory: pytest.TempPathFactory, base: Path
 ) -> Iterator[tuple[Luthier, Serving]]:
-    """A service that all tests of a module share, and the command on its folder."""
+    """A service that tests share, and the command on its folder."""
     luthier = Luthier(tmp_path_factory.mktemp("shared") / "data", base)
     served = luthier.serve()
     yield luthier, served

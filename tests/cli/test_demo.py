@@ -55,7 +55,7 @@ def test_it_shows_the_whole_path_and_check_fails_where_nothing_was_learned(
         assert words in said
     assert "Traceback" not in said
     assert len(family) > 3
-    assert not living(list(family), 5)
+    assert not living(list(family), 30)
 
 
 def _family(pid: int) -> list[psutil.Process]:
@@ -69,11 +69,11 @@ def test_interrupted_it_leaves_nothing_running(luthier: Luthier, examples: Path)
     options = ["--examples", str(examples), "--data-dir", str(luthier.data_dir)]
     running = Serving(luthier, luthier.start("demo", *options))
     running.process.send_signal(signal.SIGTERM)
-    said, _ = running.process.communicate(timeout=60)
+    said, _ = running.process.communicate(timeout=120)
 
     assert running.process.returncode == 130
     assert "Traceback" not in said
-    assert not running.gone(5)
+    assert not running.gone(30)
 
 
 def test_without_its_examples_it_says_so(luthier: Luthier, tmp_path: Path) -> None:

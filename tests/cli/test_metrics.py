@@ -38,7 +38,7 @@ def test_a_scrape_is_answered_in_prometheus_format() -> None:
     with listen("127.0.0.1", 0, "--port") as probe:
         port = port_of(probe)
     serve_metrics(Settings(metrics_port=port), registry)
-    answer = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False)
+    answer = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False, timeout=60)
     assert answer.headers["content-type"].startswith("text/plain; version=")
     assert "luthier_things_total 3.0" in answer.text
     assert "process_resident_memory_bytes" in answer.text

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cli.patience import PatientProtocol
+from tests import clock
 from tests.api.serving import serve
 from tests.record import Record
 
@@ -29,11 +30,11 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         yield port
 
 
-def drip(connection: socket.socket) -> float:
-    """Seconds until the server hangs up on a head that never ends."""
-    began = time.monotonic()
+def drip(connection: socket.socket) -> tuple[float, float]:
+    """Seconds until the server hangs up on a head that never ends: all, and those that ran."""
+    began, ran = time.monotonic(), clock.now()
     connection.settimeout(0.02)
-    while time.monotonic() - began < 10:
+    while time.monotonic() - began < 60:
         try:
             connection.sendall(b"x")
             if connection.recv(4096) == b"":
@@ -42,11 +43,11 @@ def drip(connection: socket.socket) -> float:
             continue
         except OSError:
             break
-    return time.monotonic() - began
+    return time.monotonic() - began, clock.now() - ran
 
 
 def answer(connection: socket.socket) -> bytes:
-    connection.settimeout(5)
+    connection.settimeout(60)
     found = b""
     while not found.endswith(b"hi"):
         found += connection.recv(4096)
@@ -56,14 +57,14 @@ def answer(connection: socket.socket) -> bytes:
 def test_a_head_that_drips_is_cut_off(port: int, record: Record) -> None:
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(GET + b"X-Slow: ")
-        held = drip(connection)
-    record("R20", "a head that drips is cut off, limit scaled to 0.5 s", held, "s", at_most=1.5)
+        held, ran = drip(connection)
+    record("R20", "a head that drips is cut off, limit scaled to 0.5 s", ran, "s", at_most=1.5)
     assert held >= HEAD_S * 0.8
 
 
 def test_a_connection_that_says_nothing_is_cut_off(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.settimeout(5)
+        connection.settimeout(60)
         assert connection.recv(1) == b""
 
 
@@ -72,7 +73,9 @@ def test_the_second_head_of_a_connection_has_the_same_deadline(port: int) -> Non
         connection.sendall(GET + b"\r\n")
         assert answer(connection).startswith(b"HTTP/1.1 200")
         connection.sendall(GET + b"X-Slow: ")
-        assert HEAD_S * 0.8 <= drip(connection) < 5
+        held, ran = drip(connection)
+    assert held >= HEAD_S * 0.8
+    assert ran < 5
 
 
 def test_a_connection_that_waits_between_requests_is_kept(port: int) -> None:

@@ -1,7 +1,6 @@
 """One suite over both brokers: a wake-up is a hint, and losing all of them loses nothing."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import dramatiq
@@ -10,6 +9,7 @@ import redis
 
 from jobs.queue import BrokerWakeUps, NoWakeUps, listen, open_broker, open_wakeups
 from jobs.sweep import Sweep
+from tests import clock
 from tests.servers import valkey
 
 QUEUE = "default"
@@ -42,7 +42,7 @@ class Bell:
             self.rings += 1
             self._rung.notify_all()
 
-    def wait(self, rings: int, timeout_s: float = 10) -> bool:
+    def wait(self, rings: int, timeout_s: float = 60) -> bool:
         with self._rung:
             return self._rung.wait_for(lambda: self.rings >= rings, timeout_s)
 
@@ -115,9 +115,9 @@ def test_a_broker_that_is_down_costs_the_client_nothing_and_comes_back() -> None
         wakeups = open_wakeups(url)
         wakeups.wake(QUEUE)
         port = int(url.rsplit(":", 1)[1].split("/")[0])
-    asked = time.monotonic()
+    asked = clock.now()
     wakeups.wake(QUEUE)
-    assert time.monotonic() - asked < 1.0
+    assert clock.now() - asked < 1.0
     with pytest.raises(ConnectionError):
         wakeups.waiting(QUEUE)
     with valkey(port):

@@ -1,7 +1,7 @@
 """What the jobs table tells Prometheus, over both databases; and which request a job comes from."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,13 +21,8 @@ TRACE = 0x4BF92F3577B34DA6A3CE929D0E0E4736
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    made = Store(
-        f"sqlite:///{tmp_path / 'jobs.db'}"
-        if request.param == "sqlite"
-        else request.getfixturevalue("postgres_url")
-    )
-    made.database.migrate()
+def store(request: pytest.FixtureRequest, store_url: Callable[[str], str]) -> Iterator[Store]:
+    made = Store(store_url(request.param))
     yield made
     made.close()
 

@@ -45,20 +45,27 @@ MakeStore = Callable[..., Store]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
+def kind(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+@pytest.fixture
+def url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of an empty database."""
+    if kind == "sqlite":
         return f"sqlite:///{tmp_path / 'jobs.db'}"
     found: str = request.getfixturevalue("postgres_url")
     return found
 
 
 @pytest.fixture
-def make_store(url: str) -> Iterator[MakeStore]:
+def make_store(kind: str, store_url: Callable[[str], str]) -> Iterator[MakeStore]:
     made: list[Store] = []
+    url = store_url(kind)
 
     def make(**options: float) -> Store:
         store = Store(url, pepper="p", **options)  # type: ignore[arg-type]  # lease_s and limits
-        store.database.migrate()
         made.append(store)
         return store
 
@@ -265,15 +272,24 @@ def test_a_worker_that_lost_its_lease_can_write_nothing(store: Store) -> None:
 
 
 def test_a_lease_that_is_renewed_is_not_swept(make_store: MakeStore) -> None:
-    store = make_store(lease_s=0.5)
+    store = make_store(lease_s=60.0)
     tenant_id = tenant_of(store)
     job_id = submit(store, tenant_id)
     store.leases.claim("w", "default")
     for _ in range(4):
-        time.sleep(0.2)
+        expire(store, job_id)
         assert store.leases.renew(job_id, 1) == "continue"
         assert store.leases.sweep().requeued == ()
-    time.sleep(0.7)
+    expire(store, job_id)
+    assert store.leases.sweep().requeued == (job_id,)
+
+
+def test_a_lease_lasts_as_long_as_it_says(make_store: MakeStore) -> None:
+    store = make_store(lease_s=0.3)
+    job_id = submit(store, tenant_of(store))
+    store.leases.claim("w", "default")
+    store.leases.renew(job_id, 1)
+    time.sleep(0.4)
     assert store.leases.sweep().requeued == (job_id,)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -18,15 +17,14 @@ ALL = tuple(TYPES.values())
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Store]]:
-    embedded = request.param == "sqlite"
-    url = f"sqlite:///{tmp_path / 'jobs.db'}"
-    url = url if embedded else request.getfixturevalue("postgres_url")
+def make_store(
+    request: pytest.FixtureRequest, store_url: Callable[[str], str]
+) -> Iterator[Callable[[], Store]]:
+    url = store_url(request.param)
     made: list[Store] = []
 
     def make() -> Store:
         made.append(Store(url, pepper="p"))
-        made[-1].database.migrate()
         return made[-1]
 
     yield make

@@ -26,20 +26,27 @@ DIVERGED = JobError(code="diverged", message="loss is nan")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
+def kind(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+@pytest.fixture
+def url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of an empty database."""
+    if kind == "sqlite":
         return f"sqlite:///{tmp_path / 'jobs.db'}"
     found: str = request.getfixturevalue("postgres_url")
     return found
 
 
 @pytest.fixture
-def make_store(url: str) -> Iterator[MakeStore]:
+def make_store(kind: str, store_url: Callable[[str], str]) -> Iterator[MakeStore]:
     made: list[Store] = []
+    url = store_url(kind)
 
     def make(**options: Any) -> Store:
         store = Store(url, pepper="p", **options)
-        store.database.migrate()
         made.append(store)
         return store
 

@@ -255,13 +255,16 @@ def test_a_line_without_end_is_refused_before_it_ends() -> None:
             validator.close()
 
 
-def test_the_millionth_row_is_accepted_and_the_next_ends_the_upload() -> None:
+def test_the_last_row_is_accepted_and_the_next_ends_the_upload(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert MAX_ROWS == 1_000_000
+    monkeypatch.setattr("engine.rows.validator.MAX_ROWS", 10_000)
     line = b'{"prompt": "a"}\n'
-    thousand = line * 1000
     with RowValidator("jsonl") as validator:
-        for _ in range(MAX_ROWS // 1000):
-            validator.feed(thousand)
-        with pytest.raises(DatasetInvalid, match="line 1000001: is past row 1,000,000; split"):
+        for _ in range(10):
+            validator.feed(line * 1000)
+        with pytest.raises(DatasetInvalid, match="line 10001: is past row 10,000; split"):
             validator.feed(line)
 
 

@@ -1,6 +1,5 @@
 """SFT, then a reward model, then PPO: one pipeline, real workers, a real, small model."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from engine.render import load_renderer
 from jobs.model import Status
 from jobs.promotion import promote
+from tests.jobs.conftest import Workshop
 from tests.workers import House, conversations
 
 SMALL = {"max_steps": 2, "per_device_batch_size": 4, "max_length": 64}
@@ -27,9 +27,9 @@ def prompts(count: int) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_one_pipeline_goes_from_rows_to_a_policy_that_was_scored(
-    make_house: Callable[..., House], tmp_path: Any
+    workshop: Workshop, tmp_path: Any
 ) -> None:
-    house = make_house()
+    house = workshop.house
     ppo = SMALL | {"type": "ppo", "reward_model": "@rm", "max_completion_length": 8}
     made = house.start_pipeline(
         {
@@ -51,14 +51,13 @@ def test_one_pipeline_goes_from_rows_to_a_policy_that_was_scored(
             },
         }
     )
-    with house.worker():
-        for stage in ("sft", "rm", "ppo"):
-            named = {each.name: each for each in house.store.pipelines.get(*_of(made)).stages}
-            job_id = named[stage].job_id
-            assert job_id is not None, named[stage]
-            job = house.wait(job_id)
-            assert job.status is Status.SUCCEEDED, (stage, job.error)
-            _wait_moved(house)
+    for stage in ("sft", "rm", "ppo"):
+        named = {each.name: each for each in house.store.pipelines.get(*_of(made)).stages}
+        job_id = named[stage].job_id
+        assert job_id is not None, named[stage]
+        job = house.wait(job_id)
+        assert job.status is Status.SUCCEEDED, (stage, job.error)
+        _wait_moved(house)
 
     done = house.store.pipelines.get(*_of(made))
     assert done.status is Status.SUCCEEDED

@@ -1,6 +1,5 @@
 """A checkpoint of a real run, published: the bytes of a run that ended there."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ from engine.render import load_renderer
 from engine.spec import FullPeft, LoraPeft, Peft
 from jobs.model import Adapter, Status
 from jobs.promotion import promote
-from tests.workers import House, conversations
+from tests.jobs.conftest import Workshop
+from tests.workers import conversations
 
 STEADY = {"lr_scheduler_type": "constant", "warmup_ratio": 0, "learning_rate": 2e-3}
 
@@ -21,13 +21,12 @@ def files(adapter: Adapter) -> dict[str, Any]:
 
 @pytest.mark.parametrize("peft", [LoraPeft(r=4), FullPeft()])
 def test_a_checkpoint_is_the_adapter_of_a_job_that_ended_there(
-    make_house: Callable[..., House], tmp_path: Path, peft: Peft
+    workshop: Workshop, tmp_path: Path, peft: Peft
 ) -> None:
-    house = make_house()
+    house = workshop.house
     rows = house.add_dataset(conversations(40))
-    with house.worker():
-        long = house.wait(house.submit(rows, peft=peft, max_steps=4, checkpoint_every=2, **STEADY))
-        short = house.wait(house.submit(rows, peft=peft, max_steps=2, **STEADY))
+    long = house.wait(house.submit(rows, peft=peft, max_steps=4, checkpoint_every=2, **STEADY))
+    short = house.wait(house.submit(rows, peft=peft, max_steps=2, **STEADY))
     assert long.status is short.status is Status.SUCCEEDED, (long.error, short.error)
     checkpoint = house.store.jobs.checkpoints(house.tenant_id, long.id)[-1]
     base = house.bases.find("tiny", weights=True)

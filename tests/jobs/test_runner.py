@@ -151,11 +151,15 @@ def run(make_house: Callable[..., House]) -> Callable[..., tuple[House, Job, Scr
         house = make_house(**settings)
         if objects is not None:
             house.objects = objects
-        launcher = Scripted(*scripts)
         job_id = house.submit(house.add_dataset(conversations(3)))
+
+        def begin(script: Script) -> None:
+            if during is not None:
+                during(house, job_id)
+
+        first, *others = scripts
+        launcher = Scripted([begin, *first], *others)
         runner, _ = runner_of(house, launcher)
-        if during is not None:
-            threading.Timer(0.3, during, (house, job_id)).start()
         for _ in scripts:
             runner.run_next("default")
         return house, house.job(job_id), launcher
@@ -353,9 +357,8 @@ def test_a_store_that_fails_while_publishing_costs_an_attempt_and_shows_nothing(
 def test_a_draining_runner_hands_its_job_back(make_house: Callable[..., House]) -> None:
     house = make_house()
     job_id = house.submit(house.add_dataset(conversations(3)))
-    launcher = Scripted([wait_for_word])
+    launcher = Scripted([lambda script: shop.draining.set(), wait_for_word])
     runner, shop = runner_of(house, launcher)
-    threading.Timer(0.3, shop.draining.set).start()
     runner.run_next("default")
     assert launcher.started[0].told == ["pause"]
     assert house.job(job_id).status is Status.QUEUED
@@ -373,9 +376,8 @@ def test_a_draining_runner_does_not_wait_for_a_child_that_does_not_stop(
 ) -> None:
     house = make_house(max_attempts=1)
     job_id = house.submit(house.add_dataset(conversations(3)))
-    launcher = Scripted([hang] * 500)
+    launcher = Scripted([lambda script: shop.draining.set(), *[hang] * 500])
     runner, shop = runner_of(house, launcher, drain_s=0.2)
-    threading.Timer(0.3, shop.draining.set).start()
     runner.run_next("default")
     assert launcher.started[0].killed
     assert house.job(job_id).status is Status.QUEUED, "and it is not charged"

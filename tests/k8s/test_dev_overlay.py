@@ -131,7 +131,7 @@ class Node:
 
 def _await(process: "subprocess.Popen[str]") -> None:
     try:
-        process.wait(timeout=20)
+        process.wait(timeout=60)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -152,8 +152,8 @@ def test_a_job_runs_from_the_dev_overlay(node: Node) -> None:
     waiting = node.luthier("luthier-api", "schema")
     time.sleep(1)
     assert waiting.poll() is None, node.logs()
-    assert node.luthier("luthier-migrate-0-1-0", "migrate").wait(60) == 0, node.logs()
-    assert waiting.wait(30) == 0, node.logs()
+    assert node.luthier("luthier-migrate-0-1-0", "migrate").wait(150) == 0, node.logs()
+    assert waiting.wait(150) == 0, node.logs()
     node.luthier("luthier-inference", "inference")
     node.luthier("luthier-worker", "worker")
     node.luthier("luthier-api", "api")

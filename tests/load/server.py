@@ -53,11 +53,11 @@ def running_api(data_dir: Path, base: Path, **settings: Any) -> Iterator[Api]:
     )
     try:
         api = Api(house, port, psutil.Process(process.pid))
-        wait_until(lambda: _answers(api.url), timeout_s=30)
+        wait_until(lambda: _answers(api.url), timeout_s=90)
         yield api
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(90)
         house.close()
 
 

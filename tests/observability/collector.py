@@ -33,7 +33,7 @@ class Collector:
     def spans(self) -> list[Span]:
         return [span for body in list(self.bodies) for span in _spans(body)]
 
-    def wait_for(self, found: Callable[[list[Span]], bool], timeout_s: float = 15.0) -> list[Span]:
+    def wait_for(self, found: Callable[[list[Span]], bool], timeout_s: float = 90.0) -> list[Span]:
         deadline = time.monotonic() + timeout_s
         while not found(spans := self.spans):
             assert time.monotonic() < deadline, [span.name for span in spans]

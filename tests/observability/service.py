@@ -49,7 +49,7 @@ class Watched:
         return {one["labels"]["role"]: f"http://{one['targets'][0]}/metrics" for one in found}
 
     def scraped(self, role: str) -> str:
-        return httpx.get(self.targets[role], trust_env=False).raise_for_status().text
+        return httpx.get(self.targets[role], trust_env=False, timeout=60).raise_for_status().text
 
     def lines(self, role: str) -> list[dict[str, Any]]:
         """The events of a role's log."""
@@ -58,7 +58,7 @@ class Watched:
 
     def query(self, promql: str) -> list[dict[str, Any]]:
         url = f"{self.prometheus_url}/api/v1/query"
-        answer = httpx.get(url, params={"query": promql}, trust_env=False)
+        answer = httpx.get(url, params={"query": promql}, trust_env=False, timeout=60)
         assert answer.status_code == 200, (promql, answer.text)
         found: list[dict[str, Any]] = answer.json()["data"]["result"]
         return found
@@ -110,7 +110,7 @@ def _serving(data_dir: Path, said: Path, environment: dict[str, str]) -> Iterato
         yield _until(lambda: _announced(data_dir), process, said)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
+        process.wait(timeout=120)
 
 
 def _announced(data_dir: Path) -> str | None:

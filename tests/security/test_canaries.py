@@ -294,7 +294,7 @@ def test_a_worker_and_its_child_say_nothing_of_the_rows(
     house = House(
         tmp_path / "house", good, base_models={"tiny": str(good), "broken": str(broken)},
         s3_secret_key=SecretStr(S3_SECRET), pepper=SecretStr(PEPPER), max_attempts=1,
-        lease_s=3.0, heartbeat_s=0.3, sweep_s=0.5, log_format="json",
+        lease_s=60.0, heartbeat_s=0.3, sweep_s=0.5, log_format="json",
     )  # fmt: skip
     rows = [{"prompt": f"{TEXT} {n}", "completion": f"{n} {TEXT}"} for n in range(4)]
     dataset_id = house.add_dataset(rows)
@@ -314,7 +314,7 @@ def test_a_worker_and_its_child_say_nothing_of_the_rows(
         ended = [house.wait(job_id).status for job_id in (learned, failed)]
     finally:
         worker.terminate()
-        worker.wait(30)
+        worker.wait(90)
     assert ended == [Status.SUCCEEDED, Status.FAILED]
     said = capfd.readouterr()
     assert "job" in said.out + said.err, "the worker said nothing: this test shows nothing"

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from jobs.keys import SCOPES, hash_key, is_whole, new_key
 from jobs.settings import Settings
 from jobs.store import Store
 from jobs.tables import metadata
+from tests import clock
 from tests.api.making import spec_for
 from tests.record import Record
 
@@ -116,13 +116,14 @@ async def test_a_revoked_key_ends_what_it_has_begun(
     assert not following.done()
 
     tenants.revoke_key(tenant_id, its.id)
-    began = time.monotonic()
+    began = clock.now()
     assert (await nobody.get("/jobs", headers=headers)).status_code == 401
-    refused_s = time.monotonic() - began
-    await asyncio.wait_for(following, 5)
+    refused_s = clock.now() - began
+    await asyncio.wait_for(following, 60)
+    ended_s = clock.now() - began
 
     record("S3", "a revoked key is refused after", refused_s, "s", at_most=1.0)
-    record("S3", "its event stream ends after", time.monotonic() - began, "s", at_most=1.0)
+    record("S3", "its event stream ends after", ended_s, "s", at_most=1.0)
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])

@@ -26,12 +26,8 @@ RACE = 100
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    url = f"sqlite:///{tmp_path / 'jobs.db'}"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgres_url")
-    opened = Store(url, pepper="p")
-    opened.database.migrate()
+def store(request: pytest.FixtureRequest, store_url: Callable[[str], str]) -> Iterator[Store]:
+    opened = Store(store_url(request.param), pepper="p")
     yield opened
     opened.close()
 
@@ -71,7 +67,7 @@ def race(call: Callable[[], Any], *, at_once: int = 16) -> list[Any]:
 
     def begin(number: int) -> Any:
         if number < at_once:
-            start.wait(10)
+            start.wait(60)
         try:
             return call()
         except QuotaExceeded as error:

@@ -20,19 +20,23 @@ QUIET = {
 
 
 def program(name: str) -> Path:
-    """A program of .venv-clients; skips the test where there is none."""
-    if not (BIN / name).is_file():
-        pytest.skip(f"there is no {name} in .venv-clients; {MISSING}")
+    """A program of .venv-clients."""
     return BIN / name
 
 
+def needs(name: str) -> pytest.MarkDecorator:
+    """Skips tests before they make a house, where a program is missing that they are about."""
+    there = (BIN / name).is_file() if name != "node" else _has_node()
+    return pytest.mark.skipif(not there, reason=f"there is no {name} for its tests; {MISSING}")
+
+
+def _has_node() -> bool:
+    return bool(shutil.which("node")) and (HERE / "npm" / "node_modules" / "openai").is_dir()
+
+
 def node() -> str:
-    """Node, where the script's packages are installed too; skips the test where not."""
     found = shutil.which("node")
-    if found is None:
-        pytest.skip("there is no node on this machine")
-    if not (HERE / "npm" / "node_modules" / "openai").is_dir():
-        pytest.skip(f"openai's npm package is not installed; {MISSING}")
+    assert found is not None
     return found
 
 

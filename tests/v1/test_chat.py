@@ -46,7 +46,7 @@ def ids_of(live: Live, prompt: str, model: str = "tiny", **sampling: Any) -> Any
     asked = {"prompt": prompt, "temperature": 0, "max_tokens": 8, **sampling}
     named = {"base_model": model} if model == "tiny" else {"adapter_id": model}
     headers = {"authorization": f"Bearer {live.key}"}
-    answer = httpx.post(f"{live.url}/generate", json=asked | named, headers=headers)
+    answer = httpx.post(f"{live.url}/generate", json=asked | named, headers=headers, timeout=60)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -385,7 +385,7 @@ def test_a_client_that_goes_away_ends_the_work(client: openai.OpenAI, live: Live
         model="tiny", stream=True, extra_body={"ignore_eos": True}, **asked
     )
     next(iter(stream))
-    metrics = httpx.Client(base_url=live.services.settings.inference)
+    metrics = httpx.Client(base_url=live.services.settings.inference, timeout=60)
     name = 'luthier_inference_requests_total{outcome="cancelled"}'
     before = sum(
         float(x.split()[-1])

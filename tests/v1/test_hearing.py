@@ -1,13 +1,13 @@
 """Calls that a model makes of its own accord, found in what it wrote."""
 
 import json
-import time
 from typing import Any
 
 import pytest
 
 from api.v1.speech import Calling, Listening, Plain, Speech, speech_for
 from api.v1.tools import FunctionDefinition, Insisted
+from tests import clock
 
 WEATHER = '<tool_call>\n{"name": "weather", "arguments": {"town": "Köln"}}\n</tool_call>'
 CLOCK = '<tool_call>{"name": "clock"}</tool_call>'
@@ -101,10 +101,10 @@ def test_text_that_is_surely_none_of_a_call_is_not_held_back() -> None:
 
 
 def test_a_long_text_of_beginnings_costs_no_more_than_its_length() -> None:
-    begun = time.monotonic()
+    begun = clock.now()
     text = "<tool_call>{" * 100_000
     assert Listening(OFFERED).whole(text).content == text
-    assert time.monotonic() - begun < 1.0
+    assert clock.now() - begun < 1.0
 
 
 def test_each_choice_is_worded_as_was_asked() -> None:

@@ -12,8 +12,10 @@ import openai
 import pytest
 
 from tests.servers import free_port
-from tests.v1.clients import environment, program
+from tests.v1.clients import environment, needs, program
 from tests.v1.house import BASE, DATA, House
+
+pytestmark = needs("litellm")
 
 START_S = 120
 MASTER = "sk-of-the-proxy"

@@ -4,8 +4,10 @@ import json
 
 import pytest
 
-from tests.v1.clients import HERE, program, run
+from tests.v1.clients import HERE, needs, program, run
 from tests.v1.house import BASE, REPO, House
+
+pytestmark = needs("lm_eval")
 
 Results = dict[str, dict[str, dict[str, float]]]
 

@@ -6,8 +6,10 @@ from typing import Any
 import openai
 import pytest
 
-from tests.v1.clients import HERE, node, run
+from tests.v1.clients import HERE, needs, node, run
 from tests.v1.house import BASE, DATA, House
+
+pytestmark = needs("node")
 
 QUESTION = json.loads((DATA / "demo_heldout.jsonl").read_text().splitlines()[0])["messages"]
 

@@ -1,18 +1,18 @@
 """What was made to hang, crash or mislead a grader gets its exact answer, and soon."""
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.graders import check
+from tests import clock
 from tests.engine.graders.making import graded, grader
 
 CORPUS = Path(__file__).parents[2] / "corpus" / "graders"
 ATTACKS: dict[str, dict[str, Any]] = json.loads((CORPUS / "attacks.json").read_text())
-PATIENCE_S = 10.0  # a second or two by themselves; machines are busy
+PATIENCE_S = 30.0  # a second or two by themselves; machines are busy
 
 
 def sample_of(written: Any) -> str:
@@ -25,11 +25,11 @@ def sample_of(written: Any) -> str:
 def test_an_attack_has_its_exact_outcome(name: str) -> None:
     attack = ATTACKS[name]
     made = grader(**attack["grader"])
-    began = time.perf_counter()
+    began = clock.now()
     problems = [problem.message for problem in check(made)]
     assert problems == ([attack["problem"]] if "problem" in attack else [])
     found = graded(made, sample_of(attack.get("sample", "")), {"secret": "canary-7"})
-    assert time.perf_counter() - began < PATIENCE_S
+    assert clock.now() - began < PATIENCE_S
     if "fault" in attack:
         assert [fault.message for fault in found.faults] == [attack["fault"]]
     if "reward" in attack:

@@ -51,7 +51,7 @@ def test_a_slow_fetch_does_not_hold_up_the_others(world: World) -> None:
     gate = threading.Event()
 
     def fetch(name: str) -> Path:
-        assert gate.wait(30)
+        assert gate.wait(90)
         return world.fetch(name)
 
     with serve(world, fetch=fetch) as client, ThreadPoolExecutor(1) as threads:
@@ -358,7 +358,7 @@ def test_adapters_that_have_no_room_together_are_refused_and_hold_nobody_up(
     with serve(world, **options) as client:
         for given in (names, names[:1]):
             adapters = {"adapters": [{"id": name} for name in given]}
-            answer = client.post("/v1/completions", json=body | adapters, timeout=20)
+            answer = client.post("/v1/completions", json=body | adapters)
             if given == names:
                 assert error_of(answer)["code"] == "too_many_adapters"
         assert answer.status_code == (200 if names[0] == "ad_rank4" else 422)
@@ -368,7 +368,7 @@ def test_an_adapter_named_as_the_model_of_several_does_not_wait_for_itself(world
     adapters = {"adapters": [{"id": "ad_rank8"}]}
     with serve(world, max_resident=1) as client:
         body = {"model": "ad_rank4", **SHORT}
-        answer = client.post("/v1/completions", json=body | adapters, timeout=20)
+        answer = client.post("/v1/completions", json=body | adapters)
         assert error_of(answer)["code"] == "too_many_adapters"
         body["model"] = BASE_NAME
         assert client.post("/v1/completions", json=body | adapters).status_code == 200

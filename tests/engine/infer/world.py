@@ -1,6 +1,7 @@
 """Tiny random models with a tokenizer, adapters that peft made for them, and a server of them."""
 
 import json
+import socket
 import threading
 import time
 import warnings
@@ -298,12 +299,24 @@ def stream(client: httpx.Client, **body: Any) -> list[dict[str, Any]]:
     return chunks
 
 
-def until(condition: Callable[[], bool], *, within_s: float = 20) -> None:
+def until(condition: Callable[[], bool], *, within_s: float = 90) -> None:
     """Wait for something that another thread does."""
     end = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.005)
+
+
+def hang_up(
+    client: httpx.Client, path: str, body: dict[str, Any], *, when: Callable[[], bool]
+) -> None:
+    """Ask, and close the connection without the answer as soon as `when` holds."""
+    data = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: luthier.test\r\nContent-Type: application/json\r\n"
+    port = client.base_url.port
+    with socket.create_connection((client.base_url.host, port)) as connection:
+        connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        until(when)
 
 
 def metric(client: httpx.Client, name: str) -> float:

@@ -12,7 +12,7 @@ from engine.examples import Asked
 from engine.plan import GraderModel
 from engine.render import load_renderer
 from engine.rows import Message, Prompt
-from engine.spec import GrpoMethod, LoraPeft, RewardMethod, SftMethod
+from engine.spec import GrpoMethod, LoraPeft, RewardMethod
 from engine.train.judges import judging
 from engine.train.scorer import Grading, reading
 from engine.train.switch import AdapterSwitch
@@ -48,15 +48,6 @@ def reward_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work_dir = tmp_path_factory.mktemp("reward") / "run"
     rows = example("preference")[:200]
     return train(TINY, work_dir, method, LoraPeft(r=4), rows=rows, checkpoint_every=99)[0].path
-
-
-@pytest.fixture(scope="module")
-def both_manners(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter that answers kindly as often as not."""
-    method = SftMethod(max_steps=40, learning_rate=2e-3, max_length=64)
-    work_dir = tmp_path_factory.mktemp("start") / "run"
-    rows = example("demonstrations")
-    return train(TINY, work_dir, method, LoraPeft(r=8), rows=rows, checkpoint_every=99)[0].path
 
 
 def models(reward_model: Path) -> dict[str, GraderModel]:

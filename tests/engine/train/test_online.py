@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from engine.rows import Message, Prompt
-from engine.spec import GrpoMethod, LoraPeft, PpoMethod, SftMethod
+from engine.spec import GrpoMethod, LoraPeft, PpoMethod
 from engine.train.examples import Asked
 from engine.train.prompting import Prompts
 from tests.bases import make_base
@@ -40,15 +40,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def example(name: str) -> list[dict[str, Any]]:
     lines = (REPO / "examples" / "data" / f"{name}.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
-
-
-@pytest.fixture(scope="module")
-def both_manners(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter that answers kindly as often as not, so that there is something to choose."""
-    method = SftMethod(max_steps=40, learning_rate=2e-3, max_length=64)
-    work_dir = tmp_path_factory.mktemp("start") / "run"
-    rows = example("demonstrations")
-    return train(TINY, work_dir, method, LoraPeft(r=8), rows=rows, checkpoint_every=99)[0].path
 
 
 def asked(count: int) -> list[Asked]:

@@ -333,7 +333,7 @@ def _handler(api: Api) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def wait_for(holds: Callable[[], bool], timeout_s: float = 60) -> None:
+def wait_for(holds: Callable[[], bool], timeout_s: float = 120) -> None:
     until = time.monotonic() + timeout_s
     while not holds():
         assert time.monotonic() < until, "it never came to hold"

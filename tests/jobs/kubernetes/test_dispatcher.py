@@ -126,6 +126,26 @@ def test_pods_that_die_before_they_begin_are_charged_with_the_cause(here: Yard) 
     assert here.api.created == [name_of(job_id, attempt) for attempt in (1, 2)]
 
 
+def test_a_pod_that_dies_while_the_dispatcher_looks_is_charged_too(here: Yard) -> None:
+    job_id = here.submit()
+    here.dispatcher().turn()
+    name, look = name_of(job_id, 1), here.api.find
+
+    def find(plural: str, selector: str) -> list[Any]:
+        seen = look(plural, selector)
+        if not here.api.condition(name):
+            here.api.run_out_of_memory(name)
+            wait_for(lambda: here.api.condition(name) != "")
+        return seen
+
+    here.api.find = find  # type: ignore[method-assign]  # the pod ends after the first look
+    for _ in range(2):
+        here.dispatcher().turn()
+    assert here.house.job(job_id).attempt == 1
+    assert "killed for lack of memory" in here.messages(job_id)[-1]
+    assert here.api.created == [name, name_of(job_id, 2)]
+
+
 @pytest.mark.parametrize("code", [Exit.RETRYABLE, 143])
 def test_a_pod_that_was_stopped_before_it_began_costs_nothing(here: Yard, code: int) -> None:
     here.api.program = ends_with(code)
@@ -167,7 +187,7 @@ def test_what_runs_on_after_its_end_is_deleted_when_it_had_time_to_leave(here: Y
     here.house.store.jobs.cancel(here.house.tenant_id, job_id)
     dispatcher.turn()
     assert "deletionTimestamp" not in here.api.jobs[name_of(job_id, 1)]["metadata"]
-    wait_for(lambda: dispatcher.turn() or not here.api.jobs, 10)  # type: ignore[func-returns-value]
+    wait_for(lambda: dispatcher.turn() or not here.api.jobs)  # type: ignore[func-returns-value]
 
 
 def test_an_attempt_that_is_another_ones_by_now_leaves_the_cluster(here: Yard) -> None:

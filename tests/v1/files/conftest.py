@@ -3,7 +3,7 @@ servers.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,10 +13,10 @@ import pytest
 from api.app import create_app
 from api.services import Services, open_services
 from jobs.collecting import Collecting
-from jobs.database import Database
 from tests.api.conftest import anyio_backend, base_folder  # noqa: F401  # fixtures
 from tests.api.making import unhurried
 from tests.api.serving import serve
+from tests.databases import new_sqlite
 from tests.servers import S3Server
 
 
@@ -61,6 +61,8 @@ def make_filing(tmp_path: Path, base_folder: Path) -> Iterator[MakeFiling]:  # n
 
         def make(**settings: object) -> Filing:
             given = {"data_dir": tmp_path / "data", "base_models": {"tiny": str(base_folder)}}
+            if "database_url" not in settings:
+                new_sqlite(tmp_path / "data" / "luthier.db")
             services = open_services(unhurried(**(given | settings)))
             port = stack.enter_context(serve(create_app(services)))
             filing = Filing(f"http://127.0.0.1:{port}", services)
@@ -81,9 +83,7 @@ def anywhere(request: pytest.FixtureRequest, make_filing: MakeFiling) -> Filing:
     if request.param == "embedded":
         return make_filing()
     s3: S3Server = request.getfixturevalue("s3")
-    url: str = request.getfixturevalue("postgres_url")
-    with closing(Database(url)) as database:
-        database.migrate()
+    url: str = request.getfixturevalue("postgres_store_url")
     return make_filing(
         database_url=url,
         storage_url=f"s3://{s3.bucket}/luthier",

@@ -19,7 +19,7 @@ HOUR: Any = {"anchor": "created_at", "seconds": 3600}
 def native(filing: Filing, client: openai.OpenAI) -> httpx.Client:
     """The native API with the same key."""
     headers = {"authorization": f"Bearer {client.api_key}"}
-    return httpx.Client(base_url=filing.url, headers=headers)
+    return httpx.Client(base_url=filing.url, headers=headers, timeout=60)
 
 
 def age(filing: Filing, file_id: str, by_s: float) -> None:

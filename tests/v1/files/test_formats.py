@@ -34,7 +34,7 @@ def upload(client: openai.OpenAI, *rows: Any) -> str:
 
 def get(filing: Filing, client: openai.OpenAI, path: str) -> httpx.Response:
     headers = {"authorization": f"Bearer {client.api_key}"}
-    return httpx.get(f"{filing.url}{path}", headers=headers)
+    return httpx.get(f"{filing.url}{path}", headers=headers, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_the_native_api_takes_the_same_rows_and_asks_for_no_ten(
     headers = {"authorization": f"Bearer {client.api_key}"}
     for row in (chat(), WEIGHTED, TOOLED, PREFERRED, REFERRED):
         url = f"{filing.url}/datasets?format=jsonl"
-        answer = httpx.post(url, headers=headers, content=jsonl(row))
+        answer = httpx.post(url, headers=headers, content=jsonl(row), timeout=60)
         assert (answer.status_code, answer.json()["rows"]) == (201, 1)
 
 

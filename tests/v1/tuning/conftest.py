@@ -14,6 +14,7 @@ from storage.memory import MemoryStore
 from tests.api.making import unhurried
 from tests.api.serving import serve
 from tests.bases import make_hollow_base
+from tests.databases import new_sqlite
 from tests.v1.tuning.service import Service
 
 
@@ -22,9 +23,15 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_hollow_base(tmp_path_factory.mktemp("base"))
+
+
 @pytest.fixture
-def live_settings(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    base = str(make_hollow_base(tmp_path_factory.mktemp("base")))
+def live_settings(tmp_path: Path, base_folder: Path) -> Settings:
+    base = str(base_folder)
+    new_sqlite(tmp_path / "data" / "luthier.db")
     return unhurried(data_dir=tmp_path / "data", base_models={"tiny": base, "org/tiny": base})
 
 

@@ -35,7 +35,7 @@ class Receiver:
         self.answer: Answer = with_status(200)
 
     def wait_for(self, count: int) -> list[Got]:
-        wait_until(lambda: len(self.got) >= count, timeout_s=20)
+        wait_until(lambda: len(self.got) >= count)
         return self.got
 
 

@@ -22,7 +22,9 @@ class Service:
         self.services, self.url, self.key, self.folder = services, url, key, folder
         self.store = services.store
         self.tenant_id = self.store.tenants.find("ours").id
-        self.http = httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"})
+        self.http = httpx.Client(
+            base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=60
+        )
 
     def upload(self, row: dict[str, Any] = ROW, rows: int = 60) -> str:
         content = f"{json.dumps(row)}\n" * rows

@@ -16,7 +16,7 @@ SUCCEEDED = "fine_tuning.job.succeeded"
 
 
 def ended(sdk: openai.OpenAI, job_id: str) -> Any:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         job = sdk.fine_tuning.jobs.retrieve(job_id)
         if job.status in ("succeeded", "failed", "cancelled"):

@@ -22,6 +22,7 @@ from tests.api.making import unhurried
 from tests.api.serving import wait_until
 from tests.bases import make_hollow_base
 from tests.contract.test_jobs_store import dataset_of, spec_of, tenant_of
+from tests.databases import new_sqlite
 from tests.v1.tuning.receiver import Got, Receiver, receiving, with_status
 from tests.v1.tuning.service import Service
 from tests.workers import REPO
@@ -246,8 +247,7 @@ class Couriers:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(f"sqlite:///{tmp_path / 'jobs.db'}", pepper="p")
-    store.database.migrate()
+    store = Store(new_sqlite(tmp_path / "jobs.db"), pepper="p")
     yield store
     store.close()
 
@@ -290,7 +290,7 @@ def test_what_never_arrives_is_given_up_in_time_and_noted(
 ) -> None:
     receiver.answer = with_status(500)
     end_a_job(store, receiver.url)
-    couriers.start(retry_s=0.3)
+    couriers.start(retry_s=1.0)
     wait_until(lambda: store.outbox.waiting() == 0)
     couriers.close()
     assert couriers.outcomes[-1] == "given_up"
