@@ -1,5 +1,6 @@
 """`luthier api`, `worker`, `inference` and `attempt`: one role each, in this process."""
 
+import gc
 import importlib.util
 import resource
 import signal
@@ -313,6 +314,8 @@ def _serve_http(app: Any, bound: socket.socket) -> None:
     server = uvicorn.Server(config)
     host = bound.getsockname()[0]
     structlog.get_logger().info("http.listening", url=f"http://{host}:{port_of(bound)}")
+    gc.collect()
+    gc.freeze()  # what is there now stays: no collection holds requests up to look at it again
     server.run(sockets=[bound])
     if not server.started:
         raise CommandFailed("The server could not start; the lines above say why.")

@@ -28,6 +28,12 @@ from jobs.quotas import DEFAULTS, Quotas, require_room
 from jobs.submission import insert_job
 from jobs.tables import checkpoints, jobs, now, pipeline_turns
 
+# Made once: clients that poll ask them all the time.
+A_JOB = sa.select(jobs).where(
+    jobs.c.tenant_id == sa.bindparam("tenant"), jobs.c.id == sa.bindparam("job")
+)
+A_JOB_LOCKED = A_JOB.with_for_update()
+
 
 @dataclass(frozen=True)
 class Submitted:
@@ -204,8 +210,10 @@ class Board:
 
 
 def find_job(connection: sa.Connection, tenant_id: str, job_id: str, *, lock: bool = False) -> Job:
-    query = sa.select(jobs).where(jobs.c.tenant_id == tenant_id, jobs.c.id == job_id)
-    row = connection.execute(query.with_for_update() if lock else query).mappings().first()
+    found = connection.execute(
+        A_JOB_LOCKED if lock else A_JOB, {"tenant": tenant_id, "job": job_id}
+    )
+    row = found.mappings().first()
     if row is None:
         raise NotFound("job", job_id)
     return to_job(row)
