@@ -12,7 +12,6 @@ from api.services import Services
 from api.speaking import Voice, WeightedAdapter, voice_of
 from engine.bases import BaseNotAllowed
 from jobs.errors import NotFound
-from jobs.inputs import ADAPTER_PREFIX
 
 
 def voice_named(
@@ -31,13 +30,11 @@ def voice_named(
 
 def no_model(id: str, param: str) -> ModelNotFound:
     """Says where the models are, in the same words for whatever is none of this tenant's."""
-    text = f"No model with id {id!r}. GET /v1/models has the bases and your fine-tuned ones."
-    if id.startswith(ADAPTER_PREFIX):
-        text += (
-            " One of a job's checkpoints is a model once it is published: "
-            "POST /jobs/{id}/checkpoints/{checkpoint_id}/publish."
-        )
-    return ModelNotFound(text, param=param)
+    return ModelNotFound(
+        f"No model with id {id!r}. GET /v1/models has the bases and your fine-tuned ones; a "
+        "checkpoint is one once POST /jobs/{id}/checkpoints/{checkpoint_id}/publish made it one.",
+        param=param,
+    )
 
 
 def fingerprint(voice: Voice) -> str:

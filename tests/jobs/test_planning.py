@@ -138,6 +138,7 @@ def test_each_stage_is_checked_as_a_job_and_all_of_it_is_told(
         last=stage(dataset="\x00", peft={"type": "lora", "r": 65}, init="@sft"),
     )
     assert sorted(found) == [
+        ("stages.last.dataset", "invalid_request"),
         ("stages.last.dataset", "not_found"),
         ("stages.last.peft.r", "rank_too_high"),
         ("stages.lost.init", "not_found"),
