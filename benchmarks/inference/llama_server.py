@@ -15,9 +15,9 @@ _ROOM = 256  # tokens of a request, its prompt among them
 
 @contextmanager
 def llama_server(world: World, dtype: str, threads: int) -> Iterator[Http]:
-    """Without adapters, and otherwise as is fastest: a slot for each request, its greedy sampler.
+    """Without adapters: a slot for each request, and of its samplers the one that takes the best.
 
-    What was prompted in the round before is not kept: no other keeps prompts as short as these.
+    It keeps no prompts from one round to the next: the others do not keep such short ones either.
     """
     port, base = free_port(), world.root / f"base-{dtype}.gguf"
     convert = [sys.executable, "-m", "benchmarks.inference.gguf_base"]
