@@ -122,20 +122,24 @@ def run_attempt(
     On SIGTERM the job is handed back, checkpointed.
     """
     launcher, registry = launcher or LocalLauncher(), registry or CollectorRegistry()
-    more: dict[str, Any] = {"node": node, "master": master}
-    more["instruments"] = Instruments(registry, queue=settings.queue)
-    store = open_store(settings)
+    instruments = Instruments(registry, queue=settings.queue)
     timing = {"heartbeat_s": settings.heartbeat_s, "lease_s": settings.lease_s}
-    with (
-        asked_to_stop() as more["draining"],
-        work_folder(settings.data_dir / "work") as (owner, work_root),
-    ):
-        shop = workshop(settings, store, launcher, registry, **more)
-        if node > 0:
-            return follow(shop, job_id, number, work_root=work_root, **timing)
-        ran = Runner(shop, owner=owner, work_root=work_root, **timing).run_attempt(job_id, number)
-    if not ran:
-        return Exit.RETRYABLE if shop.draining.is_set() else Exit.SUPERSEDED
+    with asked_to_stop() as stop:  # to the last: what this process exits with is a contract
+        store = open_store(settings)
+        more = {"draining": stop, "node": node, "master": master, "instruments": instruments}
+        with work_folder(settings.data_dir / "work") as (owner, work_root):
+            shop = workshop(settings, store, launcher, registry, **more)
+            if node > 0:
+                return follow(shop, job_id, number, work_root=work_root, **timing)
+            runner = Runner(shop, owner=owner, work_root=work_root, **timing)
+            ran = runner.run_attempt(job_id, number)
+        if not ran:
+            return Exit.RETRYABLE if stop.is_set() else Exit.SUPERSEDED
+        return _end_of(store, job_id, number)
+
+
+def _end_of(store: Store, job_id: str, number: int) -> Exit:
+    """How an attempt ended that was run here."""
     try:
         job = store.dispatches.find([job_id]).get(job_id)
     except StoreUnavailable:
