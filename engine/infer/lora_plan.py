@@ -40,14 +40,13 @@ class Layer(NamedTuple):
 class Plan:
     """By module, where in a file its LoRA is; all of it fits the base. `table`: for a Packer.
 
-    ranks: by module, and `rank` the largest. `fills`: no number of the packed LoRA stays zero.
+    ranks: by module, and `rank` the largest.
     """
 
     layers: Mapping[str, Layer]
     ranks: Mapping[str, int]
     rank: int
     table: Table | None
-    fills: bool
 
     def pack(
         self,
@@ -118,8 +117,7 @@ def plan_for(
     table = None
     if layout.places.keys() >= layers.keys():
         table = _table(layers, ranks, numbers, layout)
-    fills = layers.keys() == layout.places.keys() and set(ranks.values()) == {rank}
-    return Plan(layers, ranks, rank, table, fills)
+    return Plan(layers, ranks, rank, table)
 
 
 def _table(

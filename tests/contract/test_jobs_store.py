@@ -2,9 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -40,38 +38,7 @@ from jobs.model import (
 from jobs.quotas import Quotas
 from jobs.store import Store
 from jobs.tables import jobs, metadata
-
-MakeStore = Callable[..., Store]
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def kind(request: pytest.FixtureRequest) -> str:
-    found: str = request.param
-    return found
-
-
-@pytest.fixture
-def url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of an empty database."""
-    if kind == "sqlite":
-        return f"sqlite:///{tmp_path / 'jobs.db'}"
-    found: str = request.getfixturevalue("postgres_url")
-    return found
-
-
-@pytest.fixture
-def make_store(kind: str, store_url: Callable[[str], str]) -> Iterator[MakeStore]:
-    made: list[Store] = []
-    url = store_url(kind)
-
-    def make(**options: float) -> Store:
-        store = Store(url, pepper="p", **options)  # type: ignore[arg-type]  # lease_s and limits
-        made.append(store)
-        return store
-
-    yield make
-    for store in made:
-        store.close()
+from tests.contract.conftest import MakeStore
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """One suite over both databases: a pipeline's stages start once each, in order, or say why not."""
 
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,40 +17,10 @@ from jobs.quotas import Quotas
 from jobs.stages import Pipeline, PipelineSpec, PlannedStage, StageState
 from jobs.store import Store
 from jobs.tables import adapters, idempotency_keys, jobs
+from tests.contract.conftest import MakeStore
 from tests.contract.test_jobs_store import adapter_of, dataset_of, expire, spec_of, tenant_of
 
-MakeStore = Callable[..., Store]
 DIVERGED = JobError(code="diverged", message="loss is nan")
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def kind(request: pytest.FixtureRequest) -> str:
-    found: str = request.param
-    return found
-
-
-@pytest.fixture
-def url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of an empty database."""
-    if kind == "sqlite":
-        return f"sqlite:///{tmp_path / 'jobs.db'}"
-    found: str = request.getfixturevalue("postgres_url")
-    return found
-
-
-@pytest.fixture
-def make_store(kind: str, store_url: Callable[[str], str]) -> Iterator[MakeStore]:
-    made: list[Store] = []
-    url = store_url(kind)
-
-    def make(**options: Any) -> Store:
-        store = Store(url, pepper="p", **options)
-        made.append(store)
-        return store
-
-    yield make
-    for store in made:
-        store.close()
 
 
 @pytest.fixture
